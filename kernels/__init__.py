@@ -1,0 +1,1 @@
+"""Device kernels: uint8 NHWC images in, augmented channels-last half out, in one pass."""

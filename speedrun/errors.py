@@ -1,0 +1,21 @@
+"""The errors a person can mend. Each is shown as one line, and each knows its exit code. Standard library only."""
+
+
+class SpeedrunError(Exception):
+    """The machine, the files or the data do not allow what was asked. The command line exits with 1."""
+
+    exit_code = 1
+
+
+class UsageError(SpeedrunError):
+    """The words of the command, or the fields of a config, are wrong. The command line exits with 2."""
+
+    exit_code = 2
+
+
+class DataError(SpeedrunError):
+    """A dataset is missing, damaged, truncated or of the wrong shape. The message names the file."""
+
+
+class FetchError(DataError):
+    """A dataset could not be downloaded. The message names every address tried."""
