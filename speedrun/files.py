@@ -1,0 +1,173 @@
+"""Atomic writes, file locks and checksums. Standard library only.
+
+A file written here is either whole under its name or not there: the bytes go to a temporary file in the same folder,
+reach the disk, and take the name in one step. Locks only save work (one download instead of four); what a reader sees
+is right without them, so a file system that has none is no error.
+"""
+
+import errno
+import hashlib
+import json
+import math
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from speedrun.errors import SpeedrunError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+    import msvcrt
+
+POLL_SECONDS = 0.05
+# What flock answers where a file system knows no locks: NFS without lockd, some FUSE and container mounts.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+
+
+class LockTimeout(SpeedrunError):
+    """Another process kept a lock for longer than we were ready to wait. The message says what we waited for."""
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator[Path]:
+    """Give a temporary path to write to; it becomes `path` when the block ends well and vanishes when it does not.
+
+    durable: wait until the bytes are on the disk before they take the name. Only files that are checked when read may
+    do without. Raises whatever the block or the file system raises; `path` is then as it was.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+        if durable:
+            _sync(temporary, os.O_RDWR)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if durable and os.name == "posix":
+        with suppress(OSError):  # the folder's entry; some file systems cannot sync a folder
+            _sync(path.parent, os.O_RDONLY)
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write `data` to `path` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write `text` to `path` atomically, as UTF-8 with the line ends it has."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write `value` to `path` atomically as indented JSON. JSON has no NaN: floats that are not finite become null."""
+    write_text(path, json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
+
+
+def append_line(path: str | os.PathLike[str], line: str, *, wait_seconds: float = 10.0) -> None:
+    """Append one line, whole, however many processes append at once. A torn last line of a crash stays alone."""
+    with open(path, "a+b", buffering=0) as file:
+        _acquire(file.fileno(), time.monotonic() + wait_seconds, lambda: f"the end of {path}", None)
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(end - 1, 0))
+        separator = b"" if file.read(1) in (b"", b"\n") else b"\n"
+        file.write(separator + line.encode() + b"\n")  # one write: O_APPEND keeps it together without a lock
+
+
+@contextmanager
+def lock(
+    path: str | os.PathLike[str],
+    *,
+    wait_seconds: float,
+    what: str,
+    on_wait: Callable[[str], None] | None = None,
+) -> Iterator[bool]:
+    """Hold the lock file `path` for the length of the block. The system frees it when its holder ends, however it ends.
+
+    what: what is behind the lock, for the messages. on_wait: told once, in one line, when we have to wait.
+    Yields whether the lock is held: False where the file system has no locks. Raises LockTimeout after `wait_seconds`,
+    OSError where the file cannot be made. The empty lock file stays: removing it would let two holders in.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        held = _acquire(descriptor, time.monotonic() + wait_seconds, lambda: _holder(path, what), on_wait)
+        if held:
+            os.ftruncate(descriptor, 0)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            os.write(descriptor, str(os.getpid()).encode())
+        yield held
+    finally:
+        os.close(descriptor)  # frees the lock
+
+
+def file_digest(path: str | os.PathLike[str], algorithm: str = "md5") -> str:
+    """The hexadecimal digest of a file's bytes. It guards against damage, not against an adversary."""
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _acquire(
+    descriptor: int, deadline: float, describe: Callable[[], str], on_wait: Callable[[str], None] | None
+) -> bool:
+    told = False
+    while True:
+        try:
+            _try_lock(descriptor)
+            return True
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return False
+            if error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+                raise
+        if time.monotonic() >= deadline:
+            raise LockTimeout(f"gave up waiting for {describe()}")
+        if not told and on_wait is not None:
+            on_wait(f"waiting for {describe()}")
+        told = True
+        time.sleep(POLL_SECONDS)
+
+
+def _try_lock(descriptor: int) -> None:
+    """Take the lock or raise OSError at once. flock, not lockf: it also keeps threads of one process apart."""
+    if fcntl is not None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    else:
+        os.lseek(descriptor, 1 << 30, os.SEEK_SET)  # past every byte: Windows forbids reading what is locked
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+
+
+def _holder(path: str | os.PathLike[str], what: str) -> str:
+    try:
+        holder = Path(path).read_text().strip()
+    except OSError:
+        holder = ""
+    return f"{what} (held by process {holder or 'unknown'}, lock {path})"
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
