@@ -1,0 +1,75 @@
+"""The lines of a run's `metrics.jsonl`, and their writer. Standard library only."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from speedrun.lines import append_lines
+
+
+class MetricsWriter:
+    """Writes a run's `metrics.jsonl`: one object a line, one line each time numbers are looked at.
+
+    A line has these fields, all numbers; null where a number is not known, or is NaN or infinite:
+    `step` (steps taken), `progress` (0 to 1 of the schedule), `epoch`, `loss` (mean of an image of the running batch),
+    `accuracy` (of the running batch, fraction of 1), `learning_rate` (of the leading group), `images_per_second`,
+    `seconds` (on the run's clock).
+
+    Lines wait in memory and are written whole, by one call, once `interval_seconds` have passed: a run that is killed
+    loses the last of them and never leaves half of one. The disk may fill without stopping the training: `problem`
+    then says so, and the lines are tried again at the next interval.
+    """
+
+    FIELDS = ("step", "progress", "epoch", "loss", "accuracy", "learning_rate", "images_per_second", "seconds")
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        interval_seconds: float = 2.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.problem: str | None = None
+        self._path = Path(path)
+        self._interval = interval_seconds
+        self._clock = clock
+        self._next_flush = clock() + interval_seconds
+        self._lines: list[str] = []
+
+    def write(self, **values: float | None) -> None:
+        """Add a line. Takes exactly the names of `FIELDS`; those left out are null."""
+        if unknown := values.keys() - set(self.FIELDS):
+            raise TypeError(f"not in a line of metrics: {', '.join(sorted(unknown))}")
+        line = {name: _finite(values.get(name)) for name in self.FIELDS}
+        self._lines.append(json.dumps(line, allow_nan=False) + "\n")
+        if self._clock() >= self._next_flush:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the lines that wait."""
+        self._next_flush = self._clock() + self._interval
+        if not self._lines:
+            return
+        try:
+            append_lines(self._path, "".join(self._lines))
+        except OSError as error:
+            self.problem = f"{self._path}: {error.strerror or error}"
+        else:
+            self._lines.clear()
+
+    def close(self) -> None:
+        """Write the rest. The writer can be used on."""
+        self.flush()
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is None or math.isfinite(value) else None

@@ -1,0 +1,71 @@
+"""Where a record comes from: the moment, the device's name, the software, the commit. Standard library only."""
+
+import os
+import re
+import subprocess
+import sys
+from contextlib import suppress
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+SOFTWARE = ("python", "torch", "triton", "cuda", "numpy")
+SHA = r"[0-9a-f]{40}([0-9a-f]{24})?"  # SHA-1 or SHA-256
+_GIT_SECONDS = 0.5  # it takes 3 ms; a sick disk must not hold up a run
+
+
+def utc_now() -> str:
+    """This moment for the field `started`."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def device_slug(name: str) -> str:
+    """A device's name as a file name: `NVIDIA H200` gives `nvidia-h200`."""
+    plain = re.sub(r"\((r|tm|c)\)|[®™©]", " ", name.lower())
+    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:64].rstrip("-") or "unknown"
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of python, torch, triton, cuda and numpy; null for what is absent. Imports none of them.
+
+    CUDA's is the one torch was built for, known only once torch is loaded.
+    """
+    found: dict[str, str | None] = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for name in ("torch", "triton", "numpy"):
+        found[name] = str(getattr(sys.modules.get(name), "__version__", None) or _installed_version(name) or "") or None
+    found["cuda"] = getattr(getattr(sys.modules.get("torch"), "version", None), "cuda", None)
+    return {name: found[name] for name in SOFTWARE}
+
+
+def _installed_version(name: str) -> str | None:
+    from importlib import metadata
+
+    with suppress(metadata.PackageNotFoundError):
+        return metadata.version(name)
+    return None
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit of the checkout that this package lies in, and whether its code was changed since; else None.
+
+    Appended benchmark results do not make the code dirty; neither do new files outside its packages. Never raises.
+    """
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():  # installed: a repository further up would be somebody else's
+        return None
+    command = ["git", "-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-C", str(root), "status"]
+    command += ["--porcelain=v2", "--branch", "--", ".", ":(exclude)benchmarks/results"]
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    variables["GIT_OPTIONAL_LOCKS"] = "0"
+    try:
+        run = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=_GIT_SECONDS, check=True)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+    code = ("? speedrun/", "? kernels/", "? benchmarks/")
+    sha, dirty = "", False
+    for line in run.stdout.splitlines():
+        if line.startswith("# branch.oid "):
+            sha = line.rpartition(" ")[2]
+        elif line.startswith(("1 ", "2 ", "u ", *code)):
+            dirty = True
+    return {"sha": sha, "dirty": dirty} if re.fullmatch(SHA, sha) else None
