@@ -1,3 +1,37 @@
-"""speedrun: the most accurate CIFAR-10 network that N seconds can buy."""
+"""speedrun: the most accurate CIFAR-10 network that N seconds can buy.
+
+>>> import speedrun
+>>> result = speedrun.train(speedrun.Config(seconds=60))
+>>> net = speedrun.load(result.folder)      # uint8 (N, 32, 32, 3) images -> float32 (N, classes) logits
+
+Importing this does not import torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from speedrun.config import Config
+    from speedrun.errors import DataError, SpeedrunError, UsageError
+    from speedrun.predictor import Predictor, load
+    from speedrun.run import Result, train
 
 __version__ = "0.1.0"
+__all__ = ["Config", "DataError", "Predictor", "Result", "SpeedrunError", "UsageError", "__version__", "load", "train"]
+
+_HOMES = {
+    "Config": "config",
+    "DataError": "errors",
+    "SpeedrunError": "errors",
+    "UsageError": "errors",
+    "Predictor": "predictor",
+    "load": "predictor",
+    "Result": "run",
+    "train": "run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,75 @@
+"""torch.compile within its share of the budget; eager where it fails or takes too long."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import torch
+from torch import nn
+
+
+class CompileTimeout(Exception):
+    """Compilation took longer than its share of the budget."""
+
+
+def use_cache(folder: Path) -> None:
+    """Keep compiled code in `folder`, unless the environment names another place. Before torch compiles anything."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))
+    os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))
+
+
+def compile_net(
+    net: nn.Module, mode: str, warm_up: Callable[[nn.Module], None], limit_seconds: float
+) -> tuple[nn.Module, bool | None, str]:
+    """Compile `net` and run `warm_up` on it, which must take every shape that training will.
+
+    Returns what to call (the compiled net, or `net` itself where compilation failed), whether the cache was warm (None if
+    nothing was compiled), and the problem in one line, empty if there was none.
+    """
+    torch._dynamo.reset()
+    compiled = torch.compile(net, mode=None if mode == "default" else "max-autotune-no-cudagraphs", dynamic=False)
+    before = _cache_misses()
+    try:
+        with _time_limit(limit_seconds):
+            warm_up(compiled)
+    except CompileTimeout:
+        return net, None, f"compilation did not end within {limit_seconds:.0f} s: going on in eager mode"
+    except Exception as error:
+        # Compilers fail in their own ways (no C++ compiler, no driver headers): eager always works, and a fault of the net
+        # itself shows there again.
+        first = str(error).strip().splitlines()
+        return (
+            net,
+            None,
+            f"compilation failed ({type(error).__name__}: {first[0] if first else ''}): going on in eager mode",
+        )
+    return compiled, _cache_misses() == before, ""
+
+
+def _cache_misses() -> int:
+    from torch._dynamo.utils import counters
+
+    return counters["inductor"]["fxgraph_cache_miss"]
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raise CompileTimeout in the body after `seconds`; without effect outside the main thread and without SIGALRM."""
+    if seconds == float("inf") or threading.current_thread() is not threading.main_thread() or os.name != "posix":
+        yield
+        return
+
+    def expire(number: int, frame: FrameType | None) -> None:
+        raise CompileTimeout
+
+    previous = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.01))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)

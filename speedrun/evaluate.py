@@ -1,0 +1,107 @@
+"""Logits of a test set, with further views for the images that need them, and accuracy."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from kernels.augment import view
+from speedrun.stream import Normalization
+
+# (mirrored, (dy, dx)) with its weight: half the mirror average, half the mean of two 1-pixel diagonal shifts, mirrored.
+# Source: github.com/KellerJordan/cifar10-airbench.
+PLAIN: tuple[bool, tuple[int, int]] = (False, (0, 0))
+VIEWS: dict[str, dict[tuple[bool, tuple[int, int]], float]] = {
+    "none": {PLAIN: 1.0},
+    "mirror": {PLAIN: 0.5, (True, (0, 0)): 0.5},
+    "full": {
+        PLAIN: 0.25,
+        (True, (0, 0)): 0.25,
+        (False, (-1, -1)): 0.125,
+        (True, (-1, -1)): 0.125,
+        (False, (1, 1)): 0.125,
+        (True, (1, 1)): 0.125,
+    },
+}
+
+
+class Evaluator:
+    """Runs a net over uint8 images (N, H, W, 3) on its device. `time_left` (seconds) lets it drop views in time."""
+
+    def __init__(
+        self,
+        net: nn.Module,
+        images: Tensor,
+        *,
+        normalization: Normalization,
+        dtype: torch.dtype,
+        size: int,
+        batch_size: int = 500,
+    ) -> None:
+        self.net = net
+        self.images = images
+        self.normalization = normalization
+        self.dtype = dtype
+        self.size = size
+        self.batch_size = batch_size
+
+    @torch.no_grad()
+    def logits(self, index: Tensor, flip: bool = False, shift: tuple[int, int] = (0, 0)) -> Tensor:
+        """Logits float32 (B, classes) of one view of the images in `index`, int64 (B,)."""
+        self.net.eval()
+        parts = []
+        for rows in index.split(self.batch_size):
+            images = view(
+                self.images,
+                rows,
+                flip=flip,
+                shift=shift,
+                size=self.size,
+                padding="reflect",
+                mean=self.normalization.mean,
+                std=self.normalization.std,
+                dtype=self.dtype,
+            )
+            parts.append(self.net(images).float())
+        return torch.cat(parts)
+
+    def plain(self) -> Tensor:
+        """Logits of all images, one view each."""
+        return self.logits(torch.arange(len(self.images), device=self.images.device))
+
+    def with_views(
+        self, plain: Tensor, tta: str, share: float, time_left: Callable[[], float], view_seconds: float
+    ) -> Tensor:
+        """`plain` with the further views of `tta` averaged in for the least certain `share` of the images.
+
+        view_seconds: cost of one view of all images. A view that does not fit into `time_left()` is left out with all that
+        follow it, and the weights of the others are scaled up.
+        """
+        views = VIEWS[tta]
+        count = round(share * len(plain))
+        if len(views) == 1 or count == 0:
+            return plain
+        top = plain.softmax(1).topk(2, dim=1).values
+        uncertain = (top[:, 0] - top[:, 1]).argsort()[:count]
+        total = plain[uncertain] * views[PLAIN]
+        weight = views[PLAIN]
+        for (flip, shift), view_weight in views.items():
+            if (flip, shift) == PLAIN:
+                continue
+            if time_left() < 1.2 * view_seconds * share:
+                break
+            total += self.logits(uncertain, flip, shift) * view_weight
+            weight += view_weight
+        averaged = plain.clone()
+        averaged[uncertain] = total / weight
+        return averaged
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Share of rows of `logits` (N, classes) whose largest entry is at `labels` (N,)."""
+    return (logits.argmax(1) == labels).float().mean().item()
+
+
+def views(tta: str) -> int:
+    """Number of views, the plain one included."""
+    return len(VIEWS[tta])

@@ -1,0 +1,83 @@
+"""Layers that the nets share. Parameters stay float32; every layer computes in the dtype of its input.
+
+That is mixed precision without autocast: the casts are in the open, a captured graph or a compiled step sees the same
+operations as eager, and the optimiser always updates float32 weights.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Conv(nn.Conv2d):
+    """A convolution without bias, "same" padding, its first `in_channels` filters the identity (Dirac) at the start.
+
+    Input (N, in_channels, H, W), output (N, out_channels, H, W), dtype of the input.
+    Dirac initialisation: github.com/KellerJordan/cifar10-airbench.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        with torch.no_grad():
+            nn.init.dirac_(self.weight[: self.in_channels])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight.to(x.dtype), padding=self.padding)
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation with its scale fixed at 1 and a trained bias; statistics and bias in float32.
+
+    momentum: weight of the newest batch in the running averages. 0.4 is high because a run has few steps.
+    """
+
+    def __init__(self, channels: int, momentum: float = 0.4, eps: float = 1e-12) -> None:
+        super().__init__(channels, eps=eps, momentum=momentum)
+        self.weight.requires_grad_(False)
+
+
+class Linear(nn.Linear):
+    """A linear layer without bias that computes in the dtype of its input. (N, in) -> (N, out)."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype))
+
+
+class Whitening(nn.Module):
+    """The first layer: filters that decorrelate k x k patches, computed from training images and then frozen.
+
+    Input (N, 3, S, S), output (N, 6 k^2, S - k + 1, S - k + 1). The filters are the eigenvectors of the patch
+    covariance, each divided by the root of its eigenvalue, with both signs. The bias is trained.
+    Source: github.com/tysam-code/hlb-CIFAR10, by way of David Page's whitening.
+    """
+
+    def __init__(self, kernel_size: int = 2, channels: int = 3) -> None:
+        super().__init__()
+        width = 2 * channels * kernel_size**2
+        self.weight = nn.Parameter(torch.zeros(width, channels, kernel_size, kernel_size), requires_grad=False)
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    @property
+    def out_channels(self) -> int:
+        return self.weight.shape[0]
+
+    @torch.no_grad()
+    def initialize(self, images: Tensor, eps: float = 5e-4) -> None:
+        """Set the filters from normalised images (N, 3, H, W) of any float dtype."""
+        width, channels, k, _ = self.weight.shape
+        patches = F.unfold(images.float(), k).transpose(1, 2).reshape(-1, channels * k * k)
+        covariance = patches.T @ patches / len(patches)
+        # 12 x 12: the CPU's solver in float64 gives the same filters on every device.
+        eigenvalues, eigenvectors = torch.linalg.eigh(covariance.double().cpu())
+        filters = eigenvectors.T / torch.sqrt(eigenvalues[:, None] + eps)
+        filters = torch.cat([filters, -filters]).reshape(width, channels, k, k)
+        self.weight.copy_(filters)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype))

@@ -1,0 +1,94 @@
+"""Turns seconds into steps: how far each step moves the schedule, so that it ends exactly when the time does.
+
+Progress p goes from 0 to 1 and everything scheduled (rate, resolution) is a function of p. A step costs a known number
+of seconds at each resolution; the pacer divides the time left by the cost of what is left, and corrects itself when
+steps turn out slower or faster than calibrated. Standard library only; the clock is passed in.
+"""
+
+from collections.abc import Mapping, Sequence
+
+# Re-planning on each tremor of the clock would make the schedule jitter; a hundredth off is worth correcting.
+TOLERANCE = 0.01
+# Weight of the newest step in the running cost of a step.
+NEWEST = 0.2
+
+
+class Pacer:
+    """Plans the number of steps and keeps the plan true.
+
+    resolutions: sides in pixels, each for an equal share of the progress.
+    step_seconds: calibrated seconds of a step by resolution. max_steps: a bound on the steps, or None.
+    """
+
+    def __init__(
+        self,
+        resolutions: Sequence[int],
+        step_seconds: Mapping[int, float],
+        *,
+        max_steps: int | None = None,
+    ) -> None:
+        self.resolutions = tuple(resolutions)
+        self.step_seconds = dict(step_seconds)
+        self.max_steps = max_steps
+        self.progress = 0.0
+        self.steps = 0
+        self.steps_left: int | None = None
+        self.slowdown = 1.0
+        self._calibrated = dict(step_seconds)
+        self._seen: set[int] = set()
+
+    @property
+    def done(self) -> bool:
+        return self.progress >= 1.0
+
+    @property
+    def resolution(self) -> int:
+        """Side in pixels of the next step's images."""
+        count = len(self.resolutions)
+        return self.resolutions[min(int(self.progress * count), count - 1)]
+
+    def plan(self, seconds_left: float) -> int:
+        """Steps from here to the end that fit `seconds_left`; at least one. Keeps the last plan within tolerance."""
+        fits = self._fitting(seconds_left)
+        if self.max_steps is not None:
+            fits = min(fits, float(self.max_steps - self.steps))
+        steps = max(1, int(fits))
+        if self.steps_left is None or abs(steps - self.steps_left) > TOLERANCE * self.steps_left:
+            self.steps_left = steps
+        return self.steps_left
+
+    def advance(self, step_seconds: float | None, seconds_left: float) -> None:
+        """Account for a step that took `step_seconds` (None: not known yet), then plan again."""
+        if step_seconds is not None:
+            self._observe(self.resolution, step_seconds)
+        left = self.steps_left or self.plan(seconds_left)
+        self.progress = 1.0 if left == 1 else self.progress + (1.0 - self.progress) / left
+        self.steps += 1
+        self.steps_left = left - 1
+        if not self.done:
+            self.plan(seconds_left)
+
+    def _fitting(self, seconds_left: float) -> float:
+        """Steps, all of one stride in progress, that fit into the seconds."""
+        seconds_a_step = self._mean_step_seconds()
+        if seconds_left == float("inf"):
+            return float("inf") if self.max_steps is None else float(self.max_steps)
+        return seconds_left / seconds_a_step
+
+    def _mean_step_seconds(self) -> float:
+        """Mean cost of a step over the progress that is left."""
+        count = len(self.resolutions)
+        total = 0.0
+        for index, size in enumerate(self.resolutions):
+            share = max(0.0, (index + 1) / count - max(self.progress, index / count))
+            total += share * self.step_seconds[size]
+        return max(total, 1e-9) / max(1.0 - self.progress, 1e-9)
+
+    def _observe(self, size: int, seconds: float) -> None:
+        weight = NEWEST if size in self._seen else 0.5
+        self._seen.add(size)
+        self.step_seconds[size] += weight * (seconds - self.step_seconds[size])
+        self.slowdown = self.step_seconds[size] / self._calibrated[size]
+        for other in self.step_seconds:
+            if other not in self._seen:  # not run yet: as much off its calibration as this one
+                self.step_seconds[other] = self._calibrated[other] * self.slowdown

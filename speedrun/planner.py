@@ -1,0 +1,174 @@
+"""What to train in the seconds there are.
+
+The planner knows a table of measured points, "this net, trained for this many operations, reached this held-out accuracy",
+and the speed of this machine. It takes the net whose curve is highest at the operations that the budget affords.
+Standard library only; the table is package data (`planner.json`).
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+
+from speedrun.config import Config
+
+# Views cost time that small budgets would rather train with; a quarter of the images gets nearly all of their gain
+# (source: github.com/hiverge/cifar10-speedrun).
+UNCERTAIN_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Point:
+    """A measurement: training operations in all, and the accuracy on the images held out (fraction of 1)."""
+
+    flops: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A net with its training dials, and its measured curve, cheapest point first.
+
+    speed: its operations a second as a share of the probe's, on a CPU.
+    """
+
+    widths: tuple[int, ...]
+    depth: int
+    resolutions: tuple[int, ...]
+    batch_size: int
+    cutout: int
+    speed: float
+    measured: bool
+    source: str
+    points: tuple[Point, ...]
+
+    def expected(self, flops: float) -> float:
+        """Accuracy at a cost: log-error is interpolated over log-cost; beyond the ends it is cautious.
+
+        Below the cheapest point the slope of the first two goes on; above the dearest, accuracy stays.
+        """
+        points = self.points
+        if flops >= points[-1].flops:
+            return points[-1].accuracy
+        if len(points) == 1:
+            return points[0].accuracy * min(1.0, flops / points[0].flops)
+        right = next(i for i in range(1, len(points)) if flops < points[i].flops or i == len(points) - 1)
+        low, high = points[right - 1], points[right]
+        position = math.log(max(flops, 1.0) / low.flops) / math.log(high.flops / low.flops)
+        log_error = (1 - position) * math.log(1 - low.accuracy) + position * math.log(1 - high.accuracy)
+        return max(0.1, 1.0 - math.exp(log_error))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be trained, what is expected of it and why it was chosen."""
+
+    widths: tuple[int, ...]
+    depth: int
+    resolutions: tuple[int, ...]
+    batch_size: int
+    cutout: int
+    tta: str
+    uncertain_share: float
+    compile: str
+    expected_accuracy: float | None
+    reason: str
+
+    def lines(self) -> list[str]:
+        """What was chosen and why, for a person."""
+        net = f"widths {'/'.join(map(str, self.widths))}, depth {self.depth}"
+        pixels = ",".join(map(str, self.resolutions))
+        expected = "" if self.expected_accuracy is None else f"; about {100 * self.expected_accuracy:.1f} % expected"
+        return [
+            f"plan  {net}, batch {self.batch_size}, {pixels} pixels, cutout {self.cutout}{expected}",
+            f"why  {self.reason}; compile {self.compile}, views at test {self.tta}",
+        ]
+
+    def apply(self, config: Config) -> Config:
+        """`config` with every open choice filled in."""
+        model = replace(config.model, widths=self.widths, depth=self.depth)
+        augment = replace(config.augment, cutout=self.cutout)
+        return replace(
+            config,
+            model=model,
+            augment=augment,
+            resolutions=self.resolutions,
+            batch_size=self.batch_size,
+            tta=self.tta,
+            compile=self.compile,
+        )
+
+
+def table() -> list[Rung]:
+    """The measured rungs, from package data."""
+    text = resources.files("speedrun").joinpath("planner.json").read_text(encoding="utf-8")
+    return [_rung(plain) for plain in json.loads(text)["rungs"]]
+
+
+def _rung(plain: dict) -> Rung:
+    points = sorted((Point(point["flops"], point["accuracy"]) for point in plain["points"]), key=lambda p: p.flops)
+    return Rung(
+        widths=tuple(plain["widths"]),
+        depth=plain["depth"],
+        resolutions=tuple(plain["resolutions"]),
+        batch_size=plain["batch_size"],
+        cutout=plain["cutout"],
+        speed=plain["speed"],
+        measured=plain["measured"],
+        source=plain["source"],
+        points=tuple(points),
+    )
+
+
+def choose(
+    config: Config,
+    *,
+    device: str,
+    seconds: float | None,
+    probe_flops: float,
+    image_size: int,
+    images: int,
+    rungs: Sequence[Rung] | None = None,
+) -> Plan:
+    """Fill in what `config` leaves open.
+
+    device: "cpu", "cuda" or another of torch's types. seconds: for training, None without a deadline.
+    probe_flops: operations a second that the probe reached here. image_size: side of the images in pixels.
+    images: number of training images.
+    """
+    rungs = table() if rungs is None else rungs
+    if seconds is None:
+        rung = next(rung for rung in rungs if rung.widths == (64, 256, 256))
+        expected, reason = None, "no deadline: the standard width"
+    else:
+        affordable = [probe_flops * (rung.speed if device == "cpu" else 1.0) * seconds for rung in rungs]
+        scores = [rung.expected(flops) for rung, flops in zip(rungs, affordable, strict=True)]
+        best = max(range(len(rungs)), key=scores.__getitem__)
+        rung, expected = rungs[best], scores[best]
+        reason = f"{affordable[best] / 1e12:.3g} TFLOP fit the time; {rung.source}"
+    asked = config.model.widths, config.model.depth
+    if asked != (None, None) and asked != (rung.widths, rung.depth):
+        expected, reason = None, "net as asked"
+    resolutions = config.resolutions or tuple(round(size * image_size / 32) for size in rung.resolutions)
+    return Plan(
+        widths=config.model.widths or rung.widths,
+        depth=config.model.depth or rung.depth,
+        resolutions=resolutions,
+        batch_size=min(config.batch_size or rung.batch_size, images),
+        cutout=rung.cutout if config.augment.cutout is None else config.augment.cutout,
+        tta="full" if config.tta == "auto" else config.tta,
+        uncertain_share=UNCERTAIN_SHARE if config.tta == "auto" else 1.0,
+        compile=_compile_mode(config, device, seconds),
+        expected_accuracy=expected,
+        reason=reason,
+    )
+
+
+def _compile_mode(config: Config, device: str, seconds: float | None) -> str:
+    """Compilation takes up to a minute for three resolutions and gains a fifth on a GPU; on a CPU eager was faster."""
+    if config.compile != "auto":
+        return config.compile
+    if device != "cuda" or seconds is None or seconds < 240:
+        return "off"
+    return "default"

@@ -1,0 +1,41 @@
+"""How fast this machine trains: the operations a second of a few steps of a small net of fixed size."""
+
+import statistics
+import time
+
+import torch
+
+from speedrun import models
+from speedrun.config import ModelConfig, OptimConfig
+from speedrun.device import synchronize
+from speedrun.methods.plain import PlainStep
+from speedrun.stream import Batch
+
+# (widths, pixels, batch) of the probe: large enough to fill the device, small enough to take a tenth of a second.
+PROBES = {"cpu": ((32, 128, 128), 24, 128), "cuda": ((64, 256, 256), 32, 2048)}
+STEPS = 4
+
+
+def training_flops_per_second(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second of a training step in eager mode: median of a few steps after one to warm up.
+
+    A step counts as three forward passes.
+    """
+    widths, size, batch_size = PROBES.get(device.type, PROBES["cpu"])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = models.build(ModelConfig(widths=widths, depth=2), classes=10).to(
+            device, memory_format=torch.channels_last
+        )
+        images = torch.randn(batch_size, 3, size, size).to(device, dtype, memory_format=torch.channels_last)
+        labels = torch.randint(10, (batch_size,)).to(device)
+    flops = 3 * models.forward_flops(net, size) * batch_size
+    step = PlainStep(net, net, OptimConfig(), batch_size, dtype)
+    batch = Batch(images, labels, labels)
+    seconds = []
+    for _ in range(1 + STEPS):
+        start = time.perf_counter()
+        step(batch, 0.0)
+        synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return flops / statistics.median(seconds[1:])

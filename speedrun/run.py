@@ -1,0 +1,230 @@
+"""Runs, from a config to files on disk. Imports no torch: data is read in a thread while torch is being imported."""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from speedrun import data, files, recipes
+from speedrun import screen as screens
+from speedrun.clock import Clock, Ledger
+from speedrun.config import Config, to_dict
+from speedrun.errors import SpeedrunError
+from speedrun.signals import Interrupted, Signals
+from speedrun.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from speedrun.session import Machine, Session
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended. record: the object in result.json. folder: what it left, None after a dry run."""
+
+    record: dict[str, Any]
+    folder: Path | None
+    exit_code: int = 0
+
+    @property
+    def accuracy(self) -> float | None:
+        """Fraction of the scored images that are right, with test views; None if it was interrupted before."""
+        return self.record.get("accuracy")
+
+
+def train(config: Config | None = None) -> Result:
+    """Train by a config and return the result; the seconds count from this call.
+
+    Raises UsageError or another SpeedrunError with one readable line. With `runs` above 1 the last result is returned.
+    """
+    config = config or recipes.get("speednet")
+    with screens.make("quiet" if config.quiet or config.json else "auto") as screen:
+        return run_all(config, start=time.monotonic(), screen=screen)[-1]
+
+
+def run_all(config: Config, *, start: float, screen: screens.Screen, watchdog: Watchdog | None = None) -> list[Result]:
+    """All runs of a config, each with its own seed, seconds and folder; the first counts from `start`.
+
+    A later run is charged what the first spent on starting, on reading the data and on compiling.
+    """
+    loading = _Background(lambda: data.load(config.dataset, data_dir=config.data_dir))
+    with Signals() as signals:
+        launch = _Launch(config, screen, signals, watchdog, Clock(config.budget, start=start), Ledger(start))
+        results: list[Result] = []
+        for number in range(config.runs):
+            results.append(launch.run(number, loading))
+            if results[-1].exit_code:
+                break
+    accuracies = [result.accuracy for result in results if result.accuracy is not None]
+    if config.runs > 1 and accuracies:
+        screen.runs_summary(accuracies)
+    return results
+
+
+class _Background(Generic[T]):
+    """A function that runs in a thread; `result` waits for it and raises what it raised."""
+
+    def __init__(self, function: Callable[[], T]) -> None:
+        self._function = function
+        self._value: T | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._value = self._function()
+        except BaseException as error:
+            self._error = error
+
+    def result(self) -> T:
+        while self._thread.is_alive():
+            self._thread.join(0.1)  # a join without timeout would keep signals waiting on some systems
+        if self._error is not None:
+            raise self._error
+        return self._value  # type: ignore[return-value]
+
+
+@dataclass
+class _Launch:
+    """Starts sessions: what they share, and what each later one is charged."""
+
+    config: Config
+    screen: screens.Screen
+    signals: Signals
+    watchdog: Watchdog | None
+    clock: Clock
+    ledger: Ledger
+    machine: "Machine | None" = None
+    first_phases: dict[str, float] | None = None
+
+    def run(self, number: int, loading: _Background[data.Dataset]) -> Result:
+        config = replace(self.config, seed=self.config.seed + number)
+        if number > 0:
+            self._restart()
+        folder = None if config.dry_run else _folder(config, number)
+        with _claimed(folder, config):
+            if self.machine is None:
+                self.machine = self._open(loading)
+            from speedrun.session import Session
+
+            session = Session(
+                config, self.machine, self.clock, self.ledger, self.screen, self.signals, folder, self._charge
+            )
+            return self._finish(session)
+
+    def _restart(self) -> None:
+        """A clock and a ledger of its own for the next run, with the first one's start-up already on them."""
+        self.clock = Clock(self.config.budget)
+        self.ledger = Ledger(self.clock.start)
+        for phase in ("start", "data"):
+            self._charge(phase, (self.first_phases or {}).get(phase, 0.0))
+        if self.watchdog and self.clock.deadline is not None:
+            self.watchdog.extend(self.clock.deadline)
+
+    def _charge(self, phase: str, at_least: float | None = None) -> None:
+        """Bring a phase up to what the first run spent on it (or to `at_least` seconds)."""
+        goal = at_least if at_least is not None else (self.first_phases or {}).get(phase, 0.0)
+        missing = goal - self.ledger.snapshot()[phase]
+        if missing > 0:
+            self.clock.charge(missing)
+            self.ledger.charge(phase, missing)
+
+    def _open(self, loading: _Background[data.Dataset]) -> "Machine":
+        from speedrun import device
+        from speedrun.session import open_machine
+
+        choice = device.choose(self.config.device, self.config.dtype)
+        device.prepare(choice.device)
+        self.ledger.enter("data")
+        self.screen.phase("data")
+        dataset = loading.result()
+        self.clock.extend(dataset.fetch_seconds)
+        if self.watchdog and self.clock.deadline is not None:
+            self.watchdog.extend(self.clock.deadline)
+        if dataset.name == "synthetic":
+            self.screen.banner("SYNTHETIC data", f"{dataset.reason}. Accuracies say nothing about CIFAR-10.")
+        machine = open_machine(self.config, choice, dataset)
+        for line in _describe(machine):
+            self.screen.note(line)
+        return machine
+
+    def _finish(self, session: "Session") -> Result:
+        plan = session.choose_plan()
+        for line in plan.lines():
+            self.screen.note(line)
+        if self.config.dry_run:
+            return Result({"plan": to_dict(plan)}, None)
+        try:
+            session.prepare()
+            self.first_phases = self.first_phases or self.ledger.snapshot()
+            assert session.folder is not None
+            if self.watchdog:
+                self.watchdog.leave(session.folder / "result.json", session.record("timeout"), self.clock.start)
+            session.train()
+            if session.status == "complete":
+                session.evaluate()
+            record = session.save()
+        except Interrupted:
+            record = session.abandon()
+        self.screen.summary(record, session.folder)
+        return Result(record, session.folder, self.signals.exit_code if record["status"] == "interrupted" else 0)
+
+
+def _describe(machine: "Machine") -> list[str]:
+    choice, device = machine.choice, machine.description
+    dtype = str(choice.dtype).removeprefix("torch.")
+    return [
+        f"device  {device['name']} ({choice.device}, {device['cores']} cores): {choice.device_reason}",
+        f"dtype  {dtype}: {choice.dtype_reason}",
+        f"data  {machine.dataset.name} from {machine.dataset.source}; {machine.split['train']}, {machine.split['scored']}",
+        f"speed  {machine.flops_per_second / 1e12:.3g} TFLOP/s in a training step of the probe",
+    ]
+
+
+def _folder(config: Config, number: int) -> Path:
+    """The folder of a run. Several runs share a parent and are told apart by their seeds."""
+    folder = config.out
+    if folder is None:
+        # One name for all runs of the process, found once; a run of the same second takes another.
+        stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.recipe}"
+        folder = next(path for path in _numbered(Path("runs") / stem) if not path.exists())
+    return folder / f"seed-{config.seed}" if config.runs > 1 else folder
+
+
+def _numbered(path: Path) -> Iterator[Path]:
+    yield path
+    for number in range(2, 1_000_000):
+        yield path.with_name(f"{path.name}-{number}")
+
+
+@contextlib.contextmanager
+def _claimed(folder: Path | None, config: Config) -> Iterator[None]:
+    """Make the folder and claim it by creating its config.json; undone if nothing came of the run.
+
+    Raises SpeedrunError where the folder cannot be written or holds another run.
+    """
+    if folder is None:
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / "config.json", "x", encoding="utf-8"):
+            pass
+        files.write_json(folder / "config.json", to_dict(config))
+    except FileExistsError:
+        raise SpeedrunError(f"{folder} holds another run already: choose another --out") from None
+    except OSError as error:
+        raise SpeedrunError(f"{folder} cannot be written: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        if not (folder / "result.json").exists():
+            with contextlib.suppress(OSError):
+                os.unlink(folder / "config.json")
+                folder.rmdir()

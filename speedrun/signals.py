@@ -1,0 +1,48 @@
+"""Ctrl-C and SIGTERM: the first asks the run to end well, the second ends it at once. Standard library only."""
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class Interrupted(BaseException):
+    """Raised by a signal in a phase that cannot stop by itself. Not an Exception: nothing on the way may swallow it."""
+
+
+class Signals:
+    """Context manager that handles SIGINT and SIGTERM while a run is on, and restores the handlers after it.
+
+    While `gentle` is True a signal only sets `received`, and the loop looks at it; otherwise it raises `Interrupted`.
+    In a thread other than the main one, where Python allows no handlers, nothing is handled.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.gentle = False
+        self._previous: dict[int, Any] = {}
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell expects of a process ended by this signal: 130 for SIGINT, 143 for SIGTERM."""
+        return 128 + (self.received or 0)
+
+    def __enter__(self) -> "Signals":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            os._exit(128 + number)  # files are renamed into place, so none is half-written
+        self.received = number
+        if not self.gentle:
+            raise Interrupted

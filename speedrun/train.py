@@ -1,0 +1,62 @@
+"""THE loop. It knows time, order and stop, and nothing of any method."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from speedrun.clock import Clock
+from speedrun.device import Window
+from speedrun.pacer import Pacer
+from speedrun.stream import Batch, Stream
+
+Step = Callable[[Batch, float], Tensor]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is known after a step. loss and accuracy are those of the newest batch whose numbers have arrived."""
+
+    step: int
+    steps_left: int
+    progress: float
+    epoch: float
+    loss: float
+    accuracy: float
+    images_per_second: float
+
+
+def train(
+    step: Step,
+    stream: Stream,
+    pacer: Pacer,
+    clock: Clock,
+    *,
+    reserve: Callable[[], float],
+    stop: Callable[[], bool],
+    report: Callable[[Report], None],
+    window: Window,
+) -> bool:
+    """Take steps until the schedule has ended; False if `stop()` ended it before.
+
+    reserve: seconds to keep for what comes after training. A schedule that is planned over the time left ends by
+    itself; steps that turn slower only make it shorter.
+    """
+    loss = accuracy = float("nan")
+    pacer.plan(clock.remaining() - reserve())
+    last = clock.now()
+    while not pacer.done:
+        if stop():
+            return False
+        batch = stream.next(pacer.resolution)
+        numbers = window.push(step(batch, pacer.progress))
+        now = clock.now()
+        if numbers is not None:
+            loss, accuracy = numbers
+        # While the queue fills up the host is faster than the device: those times say nothing.
+        pacer.advance(now - last if numbers is not None else None, clock.remaining() - reserve())
+        speed = stream.batch_size / max(now - last, 1e-9)
+        last = now
+        report(Report(pacer.steps, pacer.steps_left or 0, pacer.progress, stream.epoch, loss, accuracy, speed))
+    window.drain()
+    return True

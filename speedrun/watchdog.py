@@ -1,0 +1,127 @@
+"""Ends the process before its deadline, whatever hangs. Standard library only; started before torch is imported.
+
+The guard is a forked child: a thread could not act while an import or a compiler holds the interpreter's lock. The
+parent tells it over a pipe when the deadline moves and which record to leave behind. Where there is no fork it is a thread.
+"""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from speedrun import files
+
+# Seconds before the deadline at which the process is ended: a few gigabytes take a while to be given back.
+MARGIN = 0.4
+
+
+class Watchdog:
+    """The parent's handle. `start` it before heavy imports; `stop` it when the run has ended well."""
+
+    def __init__(self, write_end: int | None, timer: "_Timer | None") -> None:
+        self._write_end = write_end
+        self._timer = timer
+
+    @classmethod
+    def start(cls, deadline: float) -> "Watchdog":
+        """Guard this process until `deadline`, a value of `time.monotonic`."""
+        if not hasattr(os, "fork"):
+            return cls(None, _Timer(deadline))
+        read_end, write_end = os.pipe()
+        parent = os.getpid()
+        if os.fork() == 0:
+            os.close(write_end)
+            _guard(read_end, parent, deadline)
+        os.close(read_end)
+        return cls(write_end, None)
+
+    def extend(self, deadline: float) -> None:
+        """Move the deadline: network transfer is not counted."""
+        self._send({"deadline": deadline})
+
+    def leave(self, path: Path, record: dict[str, Any], start: float) -> None:
+        """What to write to `path` if the process has to be ended; start: when the record's wall seconds began."""
+        self._send({"path": str(path), "record": record, "start": start})
+
+    def stop(self) -> None:
+        """Stand down."""
+        self._send({"stop": True})
+        if self._write_end is not None:
+            os.close(self._write_end)
+            self._write_end = None
+
+    def _send(self, message: dict[str, Any]) -> None:
+        if self._timer is not None:
+            self._timer.receive(message)
+        elif self._write_end is not None:
+            with contextlib.suppress(OSError):
+                os.write(self._write_end, json.dumps(message).encode() + b"\n")
+
+
+def _expire(state: dict[str, Any]) -> None:
+    """Write what there is and say so in one line."""
+    wrote = ""
+    if "path" in state and not os.path.exists(state["path"]):
+        record = {**state["record"], "wall_seconds": time.monotonic() - state["start"]}
+        with contextlib.suppress(OSError):
+            files.write_json(Path(state["path"]), record)
+            wrote = f"; its record is in {state['path']}"
+    sys.stderr.write(f"speedrun: the deadline is here and the run has not ended: stopping it{wrote}\n")
+    sys.stderr.flush()
+
+
+def _guard(read_end: int, parent: int, deadline: float) -> None:
+    """The child's whole life."""
+    # Ctrl-C reaches the whole process group; the parent decides what it means and the child outlives the parent briefly.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    with contextlib.suppress(OSError):
+        os.close(1)  # a reader of the parent's stdout must not wait for the guard
+    state: dict[str, Any] = {"deadline": deadline}
+    buffer = b""
+    while (wait := state["deadline"] - MARGIN - time.monotonic()) > 0:
+        if not select.select([read_end], [], [], wait)[0]:
+            continue
+        chunk = os.read(read_end, 1 << 16)
+        if not chunk:
+            os._exit(0)  # the parent has gone
+        *lines, buffer = (buffer + chunk).split(b"\n")
+        for line in lines:
+            state.update(json.loads(line))
+        if state.get("stop"):
+            os._exit(0)
+    try:
+        _expire(state)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(parent, signal.SIGKILL)
+        os._exit(0)
+
+
+class _Timer:
+    """The guard as a thread, for systems without fork."""
+
+    def __init__(self, deadline: float) -> None:
+        self._state: dict[str, Any] = {"deadline": deadline}
+        self._changed = threading.Condition()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def receive(self, message: dict[str, Any]) -> None:
+        with self._changed:
+            self._state.update(message)
+            self._changed.notify()
+
+    def _run(self) -> None:
+        with self._changed:
+            while (wait := self._state["deadline"] - MARGIN - time.monotonic()) > 0:
+                self._changed.wait(wait)
+                if self._state.get("stop"):
+                    return
+        _expire(self._state)
+        os._exit(1)
