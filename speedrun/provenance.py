@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 from contextlib import suppress
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ SHA = r"[0-9a-f]{40}([0-9a-f]{24})?"  # SHA-1 or SHA-256
 _GIT_SECONDS = 0.5  # it takes 3 ms; a sick disk must not hold up a run
 
 
-def utc_now() -> str:
-    """This moment for the field `started`."""
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+def utc_now(offset_seconds: float = 0.0) -> str:
+    """This moment, or one `offset_seconds` later, as the field `started` has it."""
+    moment = datetime.now(timezone.utc) + timedelta(seconds=offset_seconds)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def device_slug(name: str) -> str:

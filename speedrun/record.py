@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from speedrun.clock import PHASES as LEDGER
 from speedrun.errors import SpeedrunError
 from speedrun.lines import append_lines
 from speedrun.provenance import SHA, SOFTWARE, device_slug, git_state, utc_now, versions
@@ -43,7 +44,7 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 STATUSES = ("complete", "interrupted", "timeout", "missed", "failed")
-PHASES = ("start", "data", "build", "compile", "calibrate", "train", "evaluate", "save", "idle")
+PHASES = (*LEDGER, "idle")  # idle: what no phase of the ledger accounts for
 
 
 class RecordError(SpeedrunError):
@@ -244,12 +245,12 @@ def _json_name(value: object) -> str:
     return next(names, "null" if value is None else f"a {type(value).__name__}")
 
 
-def envelope(kind: str, device: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The fields that every record shares, filled in for this moment, this software and this checkout."""
+def envelope(kind: str, device: Mapping[str, Any] | None, *, age_seconds: float = 0.0) -> dict[str, Any]:
+    """The fields that every record shares, for what began `age_seconds` ago on this software and this checkout."""
     return {
         "schema": SCHEMA_VERSION,
         "kind": kind,
-        "started": utc_now(),
+        "started": utc_now(-age_seconds),
         "device": None if device is None else dict(device),
         "versions": versions(),
         "git": git_state(),

@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -329,3 +330,9 @@ def test_versions_import_nothing():
     assert re.match(r"\d+\.\d+", version)
     assert loaded == "False"
     assert record.check(a_run(versions={**copy.deepcopy(record.versions()), "triton": None})) == []
+
+
+def test_started_is_when_it_began():
+    now, before = (record.envelope("run", DEVICE, age_seconds=age)["started"] for age in (0, 3600))
+    moments = [datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ") for text in (before, now)]
+    assert 3595 <= (moments[1] - moments[0]).total_seconds() <= 3600
