@@ -9,6 +9,10 @@ from pathlib import Path
 
 from speedrun.lines import append_lines
 
+# Every line is padded to this. A kernel that kills a process in the middle of a write stops at the end of a page, and
+# a page of 4096 bytes then ends where a line does. Eight names and numbers of nine digits need 245 bytes at most.
+_LINE_BYTES = 256
+
 
 class MetricsWriter:
     """Writes a run's `metrics.jsonl`: one object a line, one line each time numbers are looked at.
@@ -18,9 +22,9 @@ class MetricsWriter:
     `accuracy` (of the running batch, fraction of 1), `learning_rate` (of the leading group), `images_per_second`,
     `seconds` (on the run's clock).
 
-    Lines wait in memory and are written whole, by one call, once `interval_seconds` have passed: a run that is killed
-    loses the last of them and never leaves half of one. The disk may fill without stopping the training: `problem`
-    then says so, and the lines are tried again at the next interval.
+    Lines wait in memory and are written by one call once `interval_seconds` have passed: a run that is killed loses
+    the last of them and leaves no half of one. The disk may fill without stopping the training: `problem` then says
+    so, and the lines are tried again at the next interval.
     """
 
     FIELDS = ("step", "progress", "epoch", "loss", "accuracy", "learning_rate", "images_per_second", "seconds")
@@ -43,8 +47,8 @@ class MetricsWriter:
         """Add a line. Takes exactly the names of `FIELDS`; those left out are null."""
         if unknown := values.keys() - set(self.FIELDS):
             raise TypeError(f"not in a line of metrics: {', '.join(sorted(unknown))}")
-        line = {name: _finite(values.get(name)) for name in self.FIELDS}
-        self._lines.append(json.dumps(line, allow_nan=False) + "\n")
+        line = {name: _shown(values.get(name)) for name in self.FIELDS}
+        self._lines.append(json.dumps(line, allow_nan=False).ljust(_LINE_BYTES - 1) + "\n")
         if self._clock() >= self._next_flush:
             self.flush()
 
@@ -71,5 +75,8 @@ class MetricsWriter:
         self.close()
 
 
-def _finite(value: float | None) -> float | None:
-    return value if value is None or math.isfinite(value) else None
+def _shown(value: float | None) -> float | None:
+    """Nine digits, all that a float32 has; an integer as it is."""
+    if value is None or not math.isfinite(value):
+        return None
+    return value if isinstance(value, int) else float(f"{value:.9g}")

@@ -236,21 +236,31 @@ def test_metrics_take_only_the_fields_there_are(tmp_path: Path):
 
 
 def test_S3_a_killed_run_leaves_whole_lines_of_metrics(tmp_path: Path):
-    path = tmp_path / "metrics.jsonl"
+    """The writer does nothing but write, of many pages each time, so that most kills meet it in the middle of one."""
     program = (
         "import sys; from speedrun.metrics import MetricsWriter\n"
-        "writer = MetricsWriter(sys.argv[1], interval_seconds=0.001)\n"
-        "step = 0\n"
-        "while True: step += 1; writer.write(step=step)"
+        "writer = MetricsWriter(sys.argv[1], interval_seconds=1e9)\n"
+        "for step in range(5_000): writer.write(step=step)\n"
+        "lines = list(writer._lines)\n"
+        "while True: writer.flush(); writer._lines = list(lines)"
     )
-    with subprocess.Popen([sys.executable, "-c", program, str(path)], cwd=ROOT) as run:
-        deadline = time.monotonic() + 30
-        while not (path.exists() and path.stat().st_size > 10_000) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        run.kill()
-    steps = [line["step"] for line in metrics_of(path)]
-    assert path.read_bytes().endswith(b"\n")
-    assert steps == list(range(1, len(steps) + 1))
+    for attempt in range(3):
+        path = tmp_path / f"metrics{attempt}.jsonl"
+        with subprocess.Popen([sys.executable, "-c", program, str(path)], cwd=ROOT) as run:
+            deadline = time.monotonic() + 30
+            while not (path.exists() and path.stat().st_size > 3_000_000) and time.monotonic() < deadline:
+                time.sleep(0.001)
+            run.kill()
+        steps = [line["step"] for line in metrics_of(path)]
+        assert path.read_bytes().endswith(b"\n")
+        assert steps == [index % 5_000 for index in range(len(steps))]
+
+
+def test_the_longest_line_of_metrics_keeps_its_length(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    with MetricsWriter(path) as writer:
+        writer.write(**dict.fromkeys(MetricsWriter.FIELDS, -1.23456789123e-300))
+    assert path.stat().st_size == 256
 
 
 def test_F1_a_full_disk_does_not_stop_the_metrics(tmp_path: Path, small_disk: None):
