@@ -1,4 +1,4 @@
-"""`python -m speedrun`: reads the clock, then calls the command line, which starts the watchdog before torch is imported."""
+"""`python -m speedrun`: reads the clock, then calls the command line; its watchdog starts before torch is imported."""
 
 import contextlib
 import os

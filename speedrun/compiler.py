@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class CompileTimeout(Exception):
@@ -22,13 +22,16 @@ def use_cache(folder: Path) -> None:
     os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))
 
 
+Forward = Callable[[Tensor], Tensor]
+
+
 def compile_net(
-    net: nn.Module, mode: str, warm_up: Callable[[nn.Module], None], limit_seconds: float
-) -> tuple[nn.Module, bool | None, str]:
+    net: nn.Module, mode: str, warm_up: Callable[[Forward], None], limit_seconds: float
+) -> tuple[Forward, bool | None, str]:
     """Compile `net` and run `warm_up` on it, which must take every shape that training will.
 
-    Returns what to call (the compiled net, or `net` itself where compilation failed), whether the cache was warm (None if
-    nothing was compiled), and the problem in one line, empty if there was none.
+    Returns what to call (the compiled net, or `net` itself where compilation failed), whether the cache was warm
+    (None if nothing was compiled), and the problem in one line, empty if there was none.
     """
     torch._dynamo.reset()
     compiled = torch.compile(net, mode=None if mode == "default" else "max-autotune-no-cudagraphs", dynamic=False)
@@ -39,8 +42,8 @@ def compile_net(
     except CompileTimeout:
         return net, None, f"compilation did not end within {limit_seconds:.0f} s: going on in eager mode"
     except Exception as error:
-        # Compilers fail in their own ways (no C++ compiler, no driver headers): eager always works, and a fault of the net
-        # itself shows there again.
+        # Compilers fail in their own ways (no C++ compiler, no driver headers). Eager always works, and a fault of the
+        # net itself shows there again.
         first = str(error).strip().splitlines()
         return (
             net,

@@ -4,7 +4,6 @@ import ctypes
 import os
 import platform
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,8 +168,8 @@ def synchronize(device: torch.device) -> None:
 class Window:
     """Bounds how far the host runs ahead of the device, and hands out numbers without waiting for newer work.
 
-    `push` queues a small tensor of numbers; once more than `depth` steps are queued it waits for the oldest and returns its
-    numbers. On the CPU, where a step is done when it returns, numbers come back at once.
+    `push` queues a small tensor of numbers; once more than `depth` steps are queued it waits for the oldest and returns
+    its numbers. On the CPU, where a step is done when it returns, numbers come back at once.
     """
 
     def __init__(self, device: torch.device, depth: int = 8) -> None:

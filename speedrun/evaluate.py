@@ -74,8 +74,8 @@ class Evaluator:
     ) -> Tensor:
         """`plain` with the further views of `tta` averaged in for the least certain `share` of the images.
 
-        view_seconds: cost of one view of all images. A view that does not fit into `time_left()` is left out with all that
-        follow it, and the weights of the others are scaled up.
+        view_seconds: cost of one view of all images. A view that does not fit into `time_left()` is left out with all
+        that follow it, and the weights of the others are scaled up.
         """
         views = VIEWS[tta]
         count = round(share * len(plain))

@@ -1,7 +1,7 @@
 """Optimisers: Muon for the filters, SGD for the rest; and how a net's parameters are dealt out to them."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -51,7 +51,7 @@ class Muon(torch.optim.Optimizer):
         self.compute_dtype = dtype
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         if closure is not None:
             raise ValueError("Muon takes no closure")
         for group in self.param_groups:
@@ -61,10 +61,9 @@ class Muon(torch.optim.Optimizer):
                     banks.setdefault(parameter.shape, []).append(parameter)
             for parameters in banks.values():
                 self._update(parameters, group)
-        return None
 
     def _update(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
-        gradients = [parameter.grad for parameter in parameters]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         buffers = [self._buffer(parameter) for parameter in parameters]
         torch._foreach_mul_(buffers, group["momentum"])
         torch._foreach_add_(buffers, gradients)
@@ -72,9 +71,8 @@ class Muon(torch.optim.Optimizer):
         rows = len(parameters[0])
         stacked = torch.stack([direction.reshape(rows, -1) for direction in directions])
         updates = orthogonalize(stacked.to(self.compute_dtype or stacked.dtype), group["newton_schulz_steps"])
-        norms = torch._foreach_norm(parameters)
-        torch._foreach_mul_(parameters, [math.sqrt(rows) / norm for norm in norms])
         for parameter, update in zip(parameters, updates, strict=True):
+            parameter.mul_(math.sqrt(rows) / torch.linalg.vector_norm(parameter))
             parameter.add_(update.reshape(parameter.shape), alpha=-group["lr"])
 
     def _buffer(self, parameter: nn.Parameter) -> Tensor:
@@ -93,7 +91,10 @@ class Optimizers:
 
     def __init__(self, net: nn.Module, config: OptimConfig, batch_size: int, dtype: torch.dtype | None) -> None:
         self.config = config
-        filters, head, biases, whiten = [], [], [], []
+        filters: list[nn.Parameter] = []
+        head: list[nn.Parameter] = []
+        biases: list[nn.Parameter] = []
+        whiten: list[nn.Parameter] = []
         for name, parameter in net.named_parameters():
             if not parameter.requires_grad:
                 continue

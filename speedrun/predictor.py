@@ -17,6 +17,9 @@ class Predictor(nn.Module):
     classes: the names, in the order of the logits. dtype: of the computation; float32 unless changed.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self, net: nn.Module, config: Config, *, mean: Tensor, std: Tensor, size: int, classes: tuple[str, ...]
     ) -> None:

@@ -24,9 +24,8 @@ def training_flops_per_second(device: torch.device, dtype: torch.dtype) -> float
     widths, size, batch_size = PROBES.get(device.type, PROBES["cpu"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net = models.build(ModelConfig(widths=widths, depth=2), classes=10).to(
-            device, memory_format=torch.channels_last
-        )
+        net = models.build(ModelConfig(widths=widths, depth=2), classes=10)
+        net = net.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         images = torch.randn(batch_size, 3, size, size).to(device, dtype, memory_format=torch.channels_last)
         labels = torch.randint(10, (batch_size,)).to(device)
     flops = 3 * models.forward_flops(net, size) * batch_size

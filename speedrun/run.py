@@ -18,7 +18,8 @@ from speedrun.signals import Interrupted, Signals
 from speedrun.watchdog import Watchdog
 
 if TYPE_CHECKING:
-    from speedrun.session import Machine, Session
+    from speedrun.machine import Machine
+    from speedrun.session import Session
 
 T = TypeVar("T")
 
@@ -137,7 +138,7 @@ class _Launch:
 
     def _open(self, loading: _Background[data.Dataset]) -> "Machine":
         from speedrun import device
-        from speedrun.session import open_machine
+        from speedrun.machine import open_machine
 
         choice = device.choose(self.config.device, self.config.dtype)
         device.prepare(choice.device)
@@ -149,8 +150,8 @@ class _Launch:
             self.watchdog.extend(self.clock.deadline)
         if dataset.name == "synthetic":
             self.screen.banner("SYNTHETIC data", f"{dataset.reason}. Accuracies say nothing about CIFAR-10.")
-        machine = open_machine(self.config, choice, dataset)
-        for line in _describe(machine):
+        machine = open_machine(choice, dataset, holdout=self.config.holdout)
+        for line in machine.lines():
             self.screen.note(line)
         return machine
 
@@ -174,17 +175,6 @@ class _Launch:
             record = session.abandon()
         self.screen.summary(record, session.folder)
         return Result(record, session.folder, self.signals.exit_code if record["status"] == "interrupted" else 0)
-
-
-def _describe(machine: "Machine") -> list[str]:
-    choice, device = machine.choice, machine.description
-    dtype = str(choice.dtype).removeprefix("torch.")
-    return [
-        f"device  {device['name']} ({choice.device}, {device['cores']} cores): {choice.device_reason}",
-        f"dtype  {dtype}: {choice.dtype_reason}",
-        f"data  {machine.dataset.name} from {machine.dataset.source}; {machine.split['train']}, {machine.split['scored']}",
-        f"speed  {machine.flops_per_second / 1e12:.3g} TFLOP/s in a training step of the probe",
-    ]
 
 
 def _folder(config: Config, number: int) -> Path:

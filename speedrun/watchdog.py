@@ -1,7 +1,7 @@
 """Ends the process before its deadline, whatever hangs. Standard library only; started before torch is imported.
 
 The guard is a forked child: a thread could not act while an import or a compiler holds the interpreter's lock. The
-parent tells it over a pipe when the deadline moves and which record to leave behind. Where there is no fork it is a thread.
+parent tells it over a pipe when the deadline moves and which record to leave behind. Without fork it is a thread.
 """
 
 import contextlib
@@ -78,7 +78,7 @@ def _expire(state: dict[str, Any]) -> None:
 
 def _guard(read_end: int, parent: int, deadline: float) -> None:
     """The child's whole life."""
-    # Ctrl-C reaches the whole process group; the parent decides what it means and the child outlives the parent briefly.
+    # Ctrl-C reaches the whole process group; the parent alone decides what it means.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(OSError):

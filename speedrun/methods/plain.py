@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from speedrun.compiler import Forward
 from speedrun.config import OptimConfig
 from speedrun.losses import cross_entropy
 from speedrun.optim import Optimizers
@@ -18,7 +19,7 @@ class PlainStep:
     """
 
     def __init__(
-        self, net: nn.Module, forward: nn.Module, config: OptimConfig, batch_size: int, dtype: torch.dtype
+        self, net: nn.Module, forward: Forward, config: OptimConfig, batch_size: int, dtype: torch.dtype
     ) -> None:
         self.net = net
         self.forward = forward

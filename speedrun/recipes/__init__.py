@@ -1,4 +1,4 @@
-"""Recipes: a net and a method, each one file of this folder with `SUMMARY` and `CONFIG`. Adding a recipe = adding a file."""
+"""Recipes: a net and a method, each a file of this folder with `SUMMARY` and `CONFIG`. Adding one = adding a file."""
 
 import importlib
 import pkgutil
