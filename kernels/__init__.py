@@ -8,8 +8,8 @@ The public names load on first use, so `import kernels` imports neither torch no
     recipe = Augmentation(flip="random", translate=4)    # a compile-time constant
     batch = augment(images, index, recipe, mean=mean, std=std, seed=0, epoch=3, dtype=torch.float16)
 
-`batch` is (B, 3, H, W) in channels-last memory format. What happens to an image depends on (seed, epoch, its index in the
-data set) alone: not on the batch that it is in, nor on the device.
+`batch` is (B, 3, H, W) in channels-last memory format. What happens to an image depends on (seed, epoch, its index in
+the data set) alone: not on the batch that it is in, nor on the device.
 """
 
 from __future__ import annotations

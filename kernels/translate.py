@@ -1,28 +1,51 @@
 """Shift by whole pixels, with what lies outside the image reflected, repeated or black."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
-from kernels.philox import below
+from kernels import philox
+from kernels.backend import constant, jit, tl
+from kernels.philox import Words, below, below_jit, words_jit
+
+_STREAM = constant(philox.TRANSLATE)
 
 
-def shifts(limit: int, words: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+def shifts(limit: int, words: Words) -> tuple[Tensor, Tensor]:
     """(dy, dx), int64 (B,), uniform in [-limit, limit]: output pixel (y, x) shows input pixel (y + dy, x + dx)."""
     return below(words[0], 2 * limit + 1) - limit, below(words[1], 2 * limit + 1) - limit
 
 
+@jit
+def shifts_jit(seed, epoch, index, A: tl.constexpr):
+    """`shifts` of images `index`, int32."""
+    LIMIT: tl.constexpr = A.value.translate
+    first, second, _, _ = words_jit(seed, epoch, index, _STREAM)
+    return below_jit(first, 2 * LIMIT + 1) - LIMIT, below_jit(second, 2 * LIMIT + 1) - LIMIT
+
+
+def crop(images: Tensor, mirror: Tensor | None, shift: tuple[Tensor, Tensor], margin: int, padding: str) -> Tensor:
+    """Shifts and then mirrors (B, H, W, 3) images. Returns a new tensor of that shape, or `images` if nothing is to do.
+
+    mirror: bool (B,), or None for no image. shift: (dy, dx), int64 (B,) each, within [-margin, margin].
+    """
+    dy, dx = shift
+    if mirror is not None:
+        rows = mirror.nonzero()[:, 0]
+        images = images.index_copy(0, rows, images.index_select(0, rows).flip(2))
+        dx = torch.where(mirror, -dx, dx)  # for the mirror comes before the shift here, after it in what is promised
+    if margin == 0:
+        return images
+    return _windows(pad(images, margin, padding), images.shape[1], images.shape[2], margin + dy, margin + dx)
+
+
 def pad(images: Tensor, margin: int, padding: str) -> Tensor:
-    """Pads uint8 (B, H, W, 3) by `margin` pixels on each side. Returns (B, H + 2 margin, W + 2 margin, 3).
+    """Pads (B, H, W, 3) by `margin` pixels on each side. Returns (B, H + 2 margin, W + 2 margin, 3).
 
     Column by column: on the CPU three times as fast as a flipped copy of the border, four times as torch's own padding.
     """
-    if margin == 0:
-        return images
     b, h, w, c = images.shape
-    padded = images.new_zeros if padding == "zero" else images.new_empty
-    out = padded((b, h + 2 * margin, w + 2 * margin, c))
+    empty = images.new_zeros if padding == "zero" else images.new_empty
+    out = empty((b, h + 2 * margin, w + 2 * margin, c))
     out[:, margin : margin + h, margin : margin + w] = images
     if padding == "zero":
         return out
@@ -37,29 +60,12 @@ def pad(images: Tensor, margin: int, padding: str) -> Tensor:
     return out
 
 
-def crop(
-    images: Tensor, index: Tensor, mirror: Tensor | None, shift: tuple[Tensor, Tensor], margin: int, padding: str
-) -> Tensor:
-    """Takes rows `index` of uint8 (N, H, W, 3), shifts and then mirrors them. Returns uint8 (B, H, W, 3).
+def _windows(padded: Tensor, height: int, width: int, top: Tensor, left: Tensor) -> Tensor:
+    """The window at (top, left) of each image, by one gather of a row for each image.
 
-    mirror: bool (B,), or None for no image. shift: (dy, dx), int64 (B,) each, within [-margin, margin].
+    A window is a strided view of the memory, and every element starts one: an image's choice is a row of that view.
     """
-    taken = images.index_select(0, index)
-    dy, dx = shift
-    if mirror is not None:
-        rows = mirror.nonzero()[:, 0]
-        taken.index_copy_(0, rows, taken.index_select(0, rows).flip(2))
-        dx = torch.where(mirror, -dx, dx)  # for the mirror comes before the shift here, and after it in what we promise
-    if margin == 0:
-        return taken
-    return _windows(pad(taken, margin, padding), (images.shape[1], images.shape[2]), margin + dy, margin + dx)
-
-
-def _windows(padded: Tensor, size: tuple[int, int], top: Tensor, left: Tensor) -> Tensor:
-    """The window of `size` at (top, left) of each image, by one gather: a window is a strided view of the memory, every
-    byte starts one, and an image's choice among them is a row of that view."""
     b, h, w, c = padded.shape
-    height, width = size
     starts = (torch.arange(b, device=padded.device) * h + top) * (w * c) + left * c
     span = (height - 1) * w * c + width * c
     views = padded.as_strided((padded.numel() - span + 1, height, width * c), (1, w * c, 1))

@@ -1,0 +1,95 @@
+"""The torch composition: every operation's twin in order, a chunk of the batch at a time. Runs on any device."""
+
+import torch
+from torch import Tensor
+
+from kernels import affine, colour, cutout, philox
+from kernels.augmentation import Augmentation
+from kernels.flip import flips
+from kernels.normalise import normalise
+from kernels.philox import Key, Words
+from kernels.resize import coordinates, resize
+from kernels.sample import sample
+from kernels.translate import crop, shifts
+
+CHUNK = 256  # images at a time: their float intermediates stay in the cache, and in malloc's heap
+
+
+def render(
+    images: Tensor,
+    index: Tensor,
+    augmentation: Augmentation,
+    mean: Tensor,
+    std: Tensor,
+    seed: Key,
+    epoch: Key,
+    out: Tensor,
+    offset: tuple[int, int] = (0, 0),
+) -> None:
+    """Augments rows `index` of `images` into `out`, all arguments checked; `offset` (dy, dx) shifts all images."""
+    words = draws(augmentation, seed, epoch, index)
+    for start in range(0, len(index), CHUNK):
+        part = slice(start, start + CHUNK)
+        here = {stream: tuple(word[part] for word in four) for stream, four in words.items()}
+        taken = images.index_select(0, index[part])
+        batch = _geometry(taken, augmentation, here, epoch, offset)
+        batch = normalise(colour.colour(batch, augmentation, here), mean, std)
+        target = out[part].permute(0, 2, 3, 1)
+        target.copy_(batch)
+        cutout.erase_(target, augmentation, here)
+
+
+def draws(augmentation: Augmentation, seed: Key, epoch: Key, index: Tensor) -> dict[int, Words]:
+    """The random words that `augmentation` needs of each image: {stream: four int64 (B,)}."""
+    wanted = (
+        (augmentation.flip == "random", philox.FLIP),
+        (augmentation.translate > 0, philox.TRANSLATE),
+        (augmentation.affine > 0, philox.AFFINE),
+    )
+    streams = [stream for on, stream in wanted if on] + colour.streams(augmentation) + cutout.streams(augmentation)
+    words = philox.draw(seed, epoch, index, streams)
+    if augmentation.flip == "alternating":
+        words |= philox.draw(seed, 0, index, [philox.FLIP])
+    return words
+
+
+def _geometry(
+    images: Tensor, augmentation: Augmentation, words: dict[int, Words], epoch: Key, offset: tuple[int, int]
+) -> Tensor:
+    """(B, H, W, 3) to float32 (B, size, size, 3): crop, mirror, warp and down-sample."""
+    count, margin = len(images), augmentation.translate + max(map(abs, offset))
+    dy, dx = (torch.full((count,), d, device=images.device) for d in offset)
+    if augmentation.translate:
+        drawn = shifts(augmentation.translate, words[philox.TRANSLATE])
+        dy, dx = dy + drawn[0], dx + drawn[1]
+    mirror = None
+    if augmentation.flip == "always":
+        mirror = torch.ones(count, dtype=torch.bool, device=images.device)
+    elif augmentation.flip != "none":
+        mirror = flips(augmentation.flip, words[philox.FLIP][0], epoch)
+    cropped = crop(images, mirror, (dy, dx), margin, augmentation.padding)
+    batch = resize(cropped.to(torch.float32), augmentation.size)
+    if augmentation.warps:
+        rows = affine.applied(augmentation, words[philox.AFFINE]).nonzero()[:, 0]
+        some = {stream: tuple(word[rows] for word in four) for stream, four in words.items()}
+        y, x = _coordinates(images, augmentation, some, None if mirror is None else mirror[rows], dy[rows], dx[rows])
+        batch.index_copy_(0, rows, sample(images.index_select(0, rows), y, x, augmentation.padding))
+    return batch
+
+
+def _coordinates(
+    images: Tensor,
+    augmentation: Augmentation,
+    words: dict[int, Words],
+    mirror: Tensor | None,
+    dy: Tensor,
+    dx: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Where in its own image every output pixel lies: float32 (B, size, size) each."""
+    h, w = images.shape[1:3]
+    y = coordinates(augmentation.size, h, images.device)[None, :, None]
+    x = coordinates(augmentation.size, w, images.device)[None, None, :]
+    y, x = affine.affine(y, x, (h, w), augmentation, words[philox.AFFINE])
+    if mirror is not None:
+        x = torch.where(mirror[:, None, None], w - 1 - x, x)
+    return y + dy[:, None, None], x + dx[:, None, None]
