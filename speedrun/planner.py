@@ -1,7 +1,7 @@
 """What to train in the seconds there are.
 
-The planner knows a table of measured points ("this net, trained for this many operations, reached this
-held-out accuracy") and the speed of this machine. It takes the net whose curve is highest at the operations that the budget affords.
+The planner knows the speed of this machine and a table of measured points: "this net, trained for this many operations,
+reached this held-out accuracy". It takes the net whose curve is highest at the operations that the budget affords.
 Standard library only; the table is package data (`planner.json`).
 """
 

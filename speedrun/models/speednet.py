@@ -1,9 +1,9 @@
 """SpeedNet: the family of fast nets that the planner draws from; width and depth are its dials.
 
 Whitening 2x2 -> activation -> three groups -> global max pool -> linear. A group is [conv 3x3, max pool 2, BN,
-activation, conv 3x3, BN, activation], with a third convolution and a residual at depth 3. Global max
-pooling lets one set of weights take any resolution. At widths 64/256/256 and depth 2: 1.97 M parameters, 0.236 GFLOP forward at 32 pixels.
-Source of the architecture: github.com/KellerJordan/cifar10-airbench (depth 2: airbench94, depth 3: airbench96).
+activation, conv 3x3, BN, activation], with a third convolution and a residual at depth 3. Global max pooling lets one
+set of weights take any resolution. At widths 64/256/256 and depth 2: 1.97 M parameters, 0.236 GFLOP forward at 32
+pixels. Source: github.com/KellerJordan/cifar10-airbench (depth 2: airbench94, depth 3: airbench96).
 """
 
 from collections.abc import Callable
