@@ -16,9 +16,6 @@ COMMANDS = {
     "fetch": "download the dataset and check it",
     "recipes": "list the recipes",
 }
-# A budget below this is never enough; the run that says so needs longer than the budget itself.
-REFUSAL_SECONDS = 30.0
-HOPELESS_SECONDS = 5.0
 
 
 class Parser(argparse.ArgumentParser):
@@ -100,13 +97,13 @@ def _train(config: Config, start: float) -> int:
 
     watchdog = None
     if config.budget is not None:
-        hopeless = config.budget < HOPELESS_SECONDS
-        watchdog = Watchdog.start(start + (REFUSAL_SECONDS if hopeless else config.budget))
+        hopeless = config.budget < run.HOPELESS_SECONDS
+        watchdog = Watchdog.start(start + (run.REFUSAL_SECONDS if hopeless else config.budget))
     try:
-        with screen.make("json" if config.json else "quiet" if config.quiet else "auto") as view:
+        with screen.make("quiet" if config.quiet else "json" if config.json else "auto") as view:
             results = run.run_all(config, start=start, screen=view, watchdog=watchdog)
-        for result in results:
-            if config.json:
+        if config.json:
+            for result in results:
                 print(json.dumps(result.record))
         return results[-1].exit_code
     finally:

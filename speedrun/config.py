@@ -123,7 +123,7 @@ class Config(Checked):
     dataset: str = option("auto", "auto, cifar10, cifar100, synthetic or a .npz file", flag=True)
     out: Path | None = option(None, "folder for the results (default runs/<time>-<recipe>)", flag=True, metavar="DIR")
     holdout: bool = option(False, "train on 9/10 of the training images, report on the rest", flag=True)
-    quiet: bool = option(False, "print the summary only", flag=True)
+    quiet: bool = option(False, "print nothing but warnings", flag=True)
     json: bool = option(False, "print the record, one line of JSON, as the only thing on stdout", flag=True)
     dry_run: bool = option(False, "print the plan and stop before training", flag=True)
     batch_size: int | None = option(None, "images a step")
@@ -133,7 +133,7 @@ class Config(Checked):
     optim: OptimConfig = field(default_factory=OptimConfig)
 
     def check(self) -> None:
-        require(self.seconds is None or self.seconds > 0, "seconds must be positive")
+        require(self.seconds is None or self.seconds >= 0, "seconds must not be negative")
         require(self.steps is None or self.steps >= 1, "steps must be at least 1")
         require(0 <= self.seed < SEED_LIMIT, f"seed must be in 0..{SEED_LIMIT - 1}, not {self.seed}")
         require(self.runs >= 1, "runs must be at least 1")

@@ -1,7 +1,6 @@
 """Runs, from a config to files on disk. Imports no torch: data is read in a thread while torch is being imported."""
 
 import contextlib
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,12 +13,16 @@ from speedrun import screen as screens
 from speedrun.clock import Clock, Ledger
 from speedrun.config import Config, to_dict
 from speedrun.errors import SpeedrunError
+from speedrun.outcome import Outcome
 from speedrun.signals import Interrupted, Signals
 from speedrun.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from speedrun.machine import Machine
-    from speedrun.session import Session
+
+# No machine trains in so few seconds; the run that says how many it takes needs some time for that.
+HOPELESS_SECONDS = 5.0
+REFUSAL_SECONDS = 30.0
 
 T = TypeVar("T")
 
@@ -108,16 +111,61 @@ class _Launch:
         config = replace(self.config, seed=self.config.seed + number)
         if number > 0:
             self._restart()
-        folder = None if config.dry_run else _folder(config, number)
+        folder = None if config.dry_run else _folder(config)
+        outcome = Outcome()
         with _claimed(folder, config):
-            if self.machine is None:
-                self.machine = self._open(loading)
-            from speedrun.session import Session
+            try:
+                self._leave_if_stopped(folder, config, outcome)
+                return self._run(config, outcome, folder, loading)
+            except Interrupted:
+                outcome.status = "interrupted"
+                record = outcome.record(config, self.clock, self.ledger)
+                if folder:
+                    files.write_json(folder / "result.json", record)
+                return Result(record, folder, self.signals.exit_code)
 
-            session = Session(
-                config, self.machine, self.clock, self.ledger, self.screen, self.signals, folder, self._charge
-            )
-            return self._finish(session)
+    def _run(self, config: Config, outcome: Outcome, folder: Path | None, loading: _Background[data.Dataset]) -> Result:
+        if self.machine is None:
+            self.machine = self._open(loading)
+        outcome.machine = self.machine
+        from speedrun.session import Session
+
+        session = Session(
+            config=config,
+            machine=self.machine,
+            clock=self.clock,
+            ledger=self.ledger,
+            screen=self.screen,
+            signals=self.signals,
+            outcome=outcome,
+            folder=folder,
+            charge=self._charge,
+        )
+        for line in session.choose_plan().lines():
+            self.screen.note(line)
+        if folder is None:
+            return Result({"plan": to_dict(session.plan)}, None)
+        session.prepare()
+        self.first_phases = self.first_phases or self.ledger.snapshot()
+        self._guard()
+        self._leave_if_stopped(folder, session.config, outcome)
+        session.train()
+        session.evaluate()
+        record = session.save()
+        self.screen.summary(record, folder)
+        return Result(record, folder, self.signals.exit_code if outcome.status == "interrupted" else 0)
+
+    def _leave_if_stopped(self, folder: Path | None, config: Config, outcome: Outcome) -> None:
+        """Tell the watchdog which record to leave behind if it has to end the process."""
+        if self.watchdog and folder:
+            record = {**outcome.record(config, self.clock, self.ledger), "status": "timeout"}
+            self.watchdog.leave(folder / "result.json", record, self.clock.start)
+
+    def _guard(self) -> None:
+        """Tell the watchdog the deadline. Refusing a hopeless budget takes longer than the budget itself."""
+        if self.watchdog and self.clock.deadline is not None:
+            hopeless = self.machine is None and self.config.budget and self.config.budget < HOPELESS_SECONDS
+            self.watchdog.extend(self.clock.deadline + (REFUSAL_SECONDS if hopeless else 0.0))
 
     def _restart(self) -> None:
         """A clock and a ledger of its own for the next run, with the first one's start-up already on them."""
@@ -125,8 +173,7 @@ class _Launch:
         self.ledger = Ledger(self.clock.start)
         for phase in ("start", "data"):
             self._charge(phase, (self.first_phases or {}).get(phase, 0.0))
-        if self.watchdog and self.clock.deadline is not None:
-            self.watchdog.extend(self.clock.deadline)
+        self._guard()
 
     def _charge(self, phase: str, at_least: float | None = None) -> None:
         """Bring a phase up to what the first run spent on it (or to `at_least` seconds)."""
@@ -146,8 +193,6 @@ class _Launch:
         self.screen.phase("data")
         dataset = loading.result()
         self.clock.extend(dataset.fetch_seconds)
-        if self.watchdog and self.clock.deadline is not None:
-            self.watchdog.extend(self.clock.deadline)
         if dataset.name == "synthetic":
             self.screen.banner("SYNTHETIC data", f"{dataset.reason}. Accuracies say nothing about CIFAR-10.")
         machine = open_machine(choice, dataset, holdout=self.config.holdout)
@@ -155,29 +200,8 @@ class _Launch:
             self.screen.note(line)
         return machine
 
-    def _finish(self, session: "Session") -> Result:
-        plan = session.choose_plan()
-        for line in plan.lines():
-            self.screen.note(line)
-        if self.config.dry_run:
-            return Result({"plan": to_dict(plan)}, None)
-        try:
-            session.prepare()
-            self.first_phases = self.first_phases or self.ledger.snapshot()
-            assert session.folder is not None
-            if self.watchdog:
-                self.watchdog.leave(session.folder / "result.json", session.record("timeout"), self.clock.start)
-            session.train()
-            if session.status == "complete":
-                session.evaluate()
-            record = session.save()
-        except Interrupted:
-            record = session.abandon()
-        self.screen.summary(record, session.folder)
-        return Result(record, session.folder, self.signals.exit_code if record["status"] == "interrupted" else 0)
 
-
-def _folder(config: Config, number: int) -> Path:
+def _folder(config: Config) -> Path:
     """The folder of a run. Several runs share a parent and are told apart by their seeds."""
     folder = config.out
     if folder is None:
@@ -195,26 +219,36 @@ def _numbered(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _claimed(folder: Path | None, config: Config) -> Iterator[None]:
-    """Make the folder and claim it by creating its config.json; undone if nothing came of the run.
+    """Make the folder and keep others out of it while the run is on; removed again if nothing came of the run.
 
-    Raises SpeedrunError where the folder cannot be written or holds another run.
+    Raises SpeedrunError where the folder cannot be written, or holds another run, finished or still going on.
     """
     if folder is None:
         yield
         return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / "config.json", "x", encoding="utf-8"):
-            pass
-        files.write_json(folder / "config.json", to_dict(config))
-    except FileExistsError:
-        raise SpeedrunError(f"{folder} holds another run already: choose another --out") from None
-    except OSError as error:
-        raise SpeedrunError(f"{folder} cannot be written: {error.strerror}") from None
-    try:
-        yield
-    finally:
-        if not (folder / "result.json").exists():
-            with contextlib.suppress(OSError):
-                os.unlink(folder / "config.json")
-                folder.rmdir()
+    guard = folder / ".lock"
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(files.lock(guard, wait_seconds=0.0, what=f"the run that writes to {folder}"))
+            if (folder / "result.json").exists():
+                raise SpeedrunError(f"{folder} holds another run already: choose another --out")
+            files.write_json(folder / "config.json", to_dict(config))
+        except files.LockTimeout:
+            raise SpeedrunError(f"another run is writing to {folder}: choose another --out") from None
+        except OSError as error:
+            raise SpeedrunError(f"{folder} cannot be written: {error.strerror}") from None
+        try:
+            yield
+        finally:
+            guard.unlink(missing_ok=True)
+            if not (folder / "result.json").exists():
+                _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Undo what claiming the folder made; whatever else lies in it stays."""
+    for name in ("config.json", "metrics.jsonl"):
+        (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from speedrun import checkpoint, models, planner, record, trainee
+from speedrun import checkpoint, models, planner
 from speedrun.calibrate import Costs, calibrate
 from speedrun.clock import Clock, Ledger
 from speedrun.config import Config, to_dict
@@ -17,12 +17,14 @@ from speedrun.files import write_json
 from speedrun.machine import Machine
 from speedrun.methods.plain import PlainStep
 from speedrun.metrics import MetricsWriter
+from speedrun.outcome import Outcome
 from speedrun.pacer import Pacer
 from speedrun.schedule import one_cycle
 from speedrun.screen import Progress, Screen
-from speedrun.signals import Signals
+from speedrun.signals import Interrupted, Signals
 from speedrun.stream import Stream
 from speedrun.train import Report, train
+from speedrun.trainee import Trainee, build
 from speedrun.watchdog import MARGIN
 
 # Seconds between the last file and the deadline: the process must also be gone by then, before its watchdog acts.
@@ -46,20 +48,16 @@ class Session:
     ledger: Ledger
     screen: Screen
     signals: Signals
+    outcome: Outcome
     folder: Path | None
     charge: Callable[[str], None]
 
-    status: str = field(default="failed", init=False)
     plan: planner.Plan = field(init=False)
-    trainee: trainee.Trainee = field(init=False)
+    trainee: Trainee = field(init=False)
     costs: Costs = field(init=False)
     pacer: Pacer = field(init=False)
     step: PlainStep = field(init=False)
-    stream: Stream | None = field(default=None, init=False)
-    compile_warm: bool | None = field(default=None, init=False)
-    accuracy: float | None = field(default=None, init=False)
-    accuracy_plain: float | None = field(default=None, init=False)
-    train_seconds: float | None = field(default=None, init=False)
+    stream: Stream = field(init=False)
 
     def choose_plan(self) -> planner.Plan:
         """Fill in what the config leaves open, from the seconds that are left."""
@@ -71,17 +69,20 @@ class Session:
             probe_flops=self.machine.flops_per_second,
             image_size=self.machine.image_size,
             images=len(self.machine.train_images),
+            scored=self.machine.scored_count,
         )
         self.config = self.plan.apply(self.config)
+        self.outcome.plan = self.plan
         return self.plan
 
     def prepare(self) -> None:
         """Build the net, compile it where that pays, and calibrate. Raises UsageError where the budget is too small."""
         self.enter("build")
-        self.trainee = trainee.build(self.config, self.machine)
+        self.trainee = build(self.config, self.machine)
+        self.outcome.parameters = models.parameters(self.trainee.net)
         if self.config.compile != "off":
             self.enter("compile")
-            self.compile_warm, problem = self.trainee.compile(COMPILE_SHARE * self.clock.remaining())
+            self.outcome.compile_warm, problem = self.trainee.compile(COMPILE_SHARE * self.clock.remaining())
             if problem:
                 self.screen.warn(problem)
             self.charge("compile")
@@ -123,12 +124,15 @@ class Session:
                 report=lambda report: self._show(report, metrics),
                 window=Window(self.machine.choice.device),
             )
-        self.train_seconds = self.clock.now() - began
-        self.status = "complete" if finished else "interrupted"
+        if metrics.problem:
+            self.screen.warn(metrics.problem)
+        self.outcome.train_seconds = self.clock.now() - began
+        self.outcome.status = "complete" if finished and self.signals.received is None else "interrupted"
 
     def _show(self, report: Report, metrics: MetricsWriter) -> None:
-        optim = self.config.optim
-        elapsed = self.clock.elapsed()
+        optim, elapsed = self.config.optim, self.clock.elapsed()
+        self.outcome.steps, self.outcome.epochs = report.step, report.epoch
+        self.outcome.images = report.step * self.stream.batch_size
         shared: dict[str, Any] = {
             "step": report.step,
             "progress": report.progress,
@@ -151,13 +155,22 @@ class Session:
             )
 
     def evaluate(self) -> None:
-        """Score the final weights, once."""
+        """Score the final weights, once; nothing after an interruption, and no score where one comes now."""
+        if self.outcome.status != "complete":
+            return
         self.enter("evaluate")
+        self.signals.gentle = False
+        try:
+            self._score()
+        except Interrupted:
+            self.outcome.status = "interrupted"
+
+    def _score(self) -> None:
         began = self.clock.now()
         images, labels = self.machine.scored()
         evaluator = self.trainee.evaluator(images, self.step.evaluated)
         plain = evaluator.plain()
-        self.accuracy_plain = accuracy(plain, labels)
+        self.outcome.accuracy_plain = accuracy(plain, labels)
         logits = evaluator.with_views(
             plain,
             self.plan.tta,
@@ -165,13 +178,14 @@ class Session:
             time_left=lambda: self.clock.remaining() - SAVE_SECONDS - END_MARGIN,
             view_seconds=max(self.costs.view, self.clock.now() - began),
         )
-        self.accuracy = accuracy(logits, labels)
-        assert self.train_seconds is not None
-        self.train_seconds += self.clock.now() - began
+        self.outcome.accuracy = accuracy(logits, labels)
+        assert self.outcome.train_seconds is not None
+        self.outcome.train_seconds += self.clock.now() - began
 
     def save(self) -> dict[str, Any]:
         """Write model, config and record; returns the record."""
         self.enter("save")
+        self.signals.gentle = True
         assert self.folder is not None
         normalization = self.trainee.normalization
         checkpoint.save(
@@ -188,16 +202,7 @@ class Session:
             },
         )
         write_json(self.folder / "config.json", to_dict(self.config))
-        return self._write_record()
-
-    def abandon(self) -> dict[str, Any]:
-        """Leave the record of a run that a signal ended outside its loop; no weights are worth keeping."""
-        self.status = "interrupted"
-        return self._write_record()
-
-    def _write_record(self) -> dict[str, Any]:
-        assert self.folder is not None
-        final = self.record()
+        final = self.outcome.record(self.config, self.clock, self.ledger)
         write_json(self.folder / "result.json", final)
         return final
 
@@ -205,35 +210,3 @@ class Session:
         """Begin a phase, in the ledger and on the screen."""
         self.ledger.enter(phase)
         self.screen.phase(phase)
-
-    def record(self, status: str | None = None) -> dict[str, Any]:
-        """The record of the run as it stands."""
-        machine, stream, phases = self.machine, self.stream, self.ledger.snapshot()
-        trained = stream.batches * stream.batch_size if stream else 0
-        built = hasattr(self, "trainee")
-        return {
-            **record.envelope("run", machine.description),
-            "status": status or self.status,
-            "dataset": machine.dataset.name,
-            "split": machine.split,
-            "recipe": self.config.recipe,
-            "config": to_dict(self.config),
-            "seed": self.config.seed,
-            "budget_seconds": self.clock.seconds,
-            "wall_seconds": sum(phases.values()),
-            "fetch_seconds": self.clock.fetch_seconds,
-            "train_seconds": self.train_seconds,
-            "phases": phases,
-            "warm": {"data": machine.dataset.warm, "compile": self.compile_warm},
-            "accuracy": self.accuracy,
-            "accuracy_plain": self.accuracy_plain,
-            "expected_accuracy": self.plan.expected_accuracy,
-            "epochs": stream.epoch if stream else 0.0,
-            "steps": stream.batches if stream else 0,
-            "parameters": models.parameters(self.trainee.net) if built else None,
-            "images_per_second": trained / phases["train"] if trained else None,
-            "dtype": str(machine.choice.dtype).removeprefix("torch."),
-            "dtype_reason": machine.choice.dtype_reason,
-            "plan": to_dict(self.plan),
-            "world_size": 1,
-        }

@@ -1,0 +1,60 @@
+"""What is known of a run while it goes on, and the record made of it. Standard library only."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from speedrun import record
+from speedrun.clock import Clock, Ledger
+from speedrun.config import Config, to_dict
+
+if TYPE_CHECKING:
+    from speedrun.machine import Machine
+    from speedrun.planner import Plan
+
+
+@dataclass
+class Outcome:
+    """Fills up as the run goes on. Accuracies are fractions of 1; images: trained so far, repeats counted."""
+
+    status: str = "failed"
+    machine: "Machine | None" = None
+    plan: "Plan | None" = None
+    compile_warm: bool | None = None
+    parameters: int | None = None
+    steps: int = 0
+    epochs: float = 0.0
+    images: int = 0
+    accuracy: float | None = None
+    accuracy_plain: float | None = None
+    train_seconds: float | None = None
+
+    def record(self, config: Config, clock: Clock, ledger: Ledger) -> dict[str, Any]:
+        """The record of the run as it stands at this moment; kind "run" of `speedrun.record`."""
+        machine, plan, phases = self.machine, self.plan, ledger.snapshot()
+        dtype = str(machine.choice.dtype).removeprefix("torch.") if machine else None
+        return {
+            **record.envelope("run", machine.description if machine else None, age_seconds=clock.elapsed()),
+            "status": self.status,
+            "dataset": machine.dataset.name if machine else None,
+            "split": machine.split if machine else None,
+            "recipe": config.recipe,
+            "config": to_dict(config),
+            "seed": config.seed,
+            "budget_seconds": clock.seconds,
+            "wall_seconds": sum(phases.values()),
+            "fetch_seconds": clock.fetch_seconds,
+            "train_seconds": self.train_seconds,
+            "phases": phases,
+            "warm": {"data": machine.dataset.warm if machine else None, "compile": self.compile_warm},
+            "accuracy": self.accuracy,
+            "accuracy_plain": self.accuracy_plain,
+            "expected_accuracy": plan.expected_accuracy if plan else None,
+            "epochs": self.epochs,
+            "steps": self.steps,
+            "parameters": self.parameters,
+            "images_per_second": self.images / phases["train"] if self.images and phases["train"] else None,
+            "dtype": dtype,
+            "dtype_reason": machine.choice.dtype_reason if machine else None,
+            "plan": to_dict(plan) if plan else None,
+            "world_size": 1,
+        }
