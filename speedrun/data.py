@@ -22,13 +22,13 @@ from speedrun.catalogue import CIFAR10, KNOWN, KnownSet
 from speedrun.cifar import Copy, find_copy, read_copy
 from speedrun.errors import DataError, FetchError, UsageError
 from speedrun.formats import Splits
+from speedrun.transfer import CACHE_VARIABLE
 
 if TYPE_CHECKING:
-    from speedrun.fetch import Progress
+    from speedrun.transfer import Progress
 
 NAMES = ("auto", *KNOWN, "synthetic")
 DATA_VARIABLE = "SPEEDRUN_DATA"
-CACHE_VARIABLE = "SPEEDRUN_CACHE"
 
 OnFetch = Callable[["Progress"], None]
 
@@ -178,13 +178,8 @@ def _load_fetched(copy: Copy, cache_dir: Path, on_fetch: OnFetch | None) -> Data
     """An archive that was fetched before; if it has been damaged since, it is fetched again, once."""
     try:
         return _load_copy(copy, cache_dir)
-    except FetchError:
-        raise
     except DataError as damage:
-        try:
-            return _fetch_and_load(copy.known, cache_dir, on_fetch, note=f"fetched again: {damage}")
-        except FetchError as error:
-            raise FetchError(f"{damage}; and it could not be fetched again: {error}") from error
+        return _fetch_and_load(copy.known, cache_dir, on_fetch, note=f"fetched again: {damage}")
 
 
 def _load_copy(copy: Copy, cache_dir: Path, *, source: str = "", note: str = "", fetch_seconds: float = 0.0) -> Dataset:

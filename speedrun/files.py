@@ -28,6 +28,7 @@ except ImportError:  # Windows
 POLL_SECONDS = 0.05
 # What flock answers where a file system knows no locks: NFS without lockd, some FUSE and container mounts.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+_TAKEN = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK}  # the last two on Windows
 
 
 class LockTimeout(SpeedrunError):
@@ -45,12 +46,17 @@ def atomic_path(path: str | os.PathLike[str], *, durable: bool = True) -> Iterat
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
-        if durable:
-            _sync(temporary, os.O_RDWR)
-        os.replace(temporary, path)
+        publish(temporary, path, durable=durable)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def publish(temporary: Path, path: Path, *, durable: bool = True) -> None:
+    """Give a finished file of the same folder its name in one step, its bytes first on the disk if `durable`."""
+    if durable:
+        _sync(temporary, os.O_RDWR)
+    os.replace(temporary, path)
     if durable and os.name == "posix":
         with suppress(OSError):  # the folder's entry; some file systems cannot sync a folder
             _sync(path.parent, os.O_RDONLY)
@@ -75,7 +81,7 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 def append_line(path: str | os.PathLike[str], line: str, *, wait_seconds: float = 10.0) -> None:
     """Append one line, whole, however many processes append at once. A torn last line of a crash stays alone."""
     with open(path, "a+b", buffering=0) as file:
-        _acquire(file.fileno(), time.monotonic() + wait_seconds, lambda: f"the end of {path}", None)
+        _acquire(file.fileno(), wait_seconds, lambda: f"the end of {path}", None)
         end = file.seek(0, os.SEEK_END)
         file.seek(max(end - 1, 0))
         separator = b"" if file.read(1) in (b"", b"\n") else b"\n"
@@ -88,17 +94,18 @@ def lock(
     *,
     wait_seconds: float,
     what: str,
-    on_wait: Callable[[str], None] | None = None,
+    on_wait: Callable[[str, float], None] | None = None,
 ) -> Iterator[bool]:
     """Hold the lock file `path` for the length of the block. The system frees it when its holder ends, however it ends.
 
-    what: what is behind the lock, for the messages. on_wait: told once, in one line, when we have to wait.
+    what: what is behind the lock, for the messages. on_wait: told, again and again while we wait, what for and for how
+    many seconds by now.
     Yields whether the lock is held: False where the file system has no locks. Raises LockTimeout after `wait_seconds`,
     OSError where the file cannot be made. The empty lock file stays: removing it would let two holders in.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        held = _acquire(descriptor, time.monotonic() + wait_seconds, lambda: _holder(path, what), on_wait)
+        held = _acquire(descriptor, wait_seconds, lambda: _holder(path, what), on_wait)
         if held:
             os.ftruncate(descriptor, 0)
             os.lseek(descriptor, 0, os.SEEK_SET)
@@ -118,9 +125,12 @@ def file_digest(path: str | os.PathLike[str], algorithm: str = "md5") -> str:
 
 
 def _acquire(
-    descriptor: int, deadline: float, describe: Callable[[], str], on_wait: Callable[[str], None] | None
+    descriptor: int,
+    wait_seconds: float,
+    describe: Callable[[], str],
+    on_wait: Callable[[str, float], None] | None,
 ) -> bool:
-    told = False
+    start = time.monotonic()
     while True:
         try:
             _try_lock(descriptor)
@@ -128,13 +138,13 @@ def _acquire(
         except OSError as error:
             if error.errno in _NO_LOCKS:
                 return False
-            if error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+            if error.errno not in _TAKEN:
                 raise
-        if time.monotonic() >= deadline:
-            raise LockTimeout(f"gave up waiting for {describe()}")
-        if not told and on_wait is not None:
-            on_wait(f"waiting for {describe()}")
-        told = True
+        waited = time.monotonic() - start
+        if waited >= wait_seconds:
+            raise LockTimeout(f"gave up after waiting {waited:.0f} s for {describe()}")
+        if on_wait is not None:
+            on_wait(f"waiting for {describe()}", waited)
         time.sleep(POLL_SECONDS)
 
 
