@@ -1,19 +1,26 @@
-"""Batches out of a uint8 data set: gather, augment, normalise, cast, in one pass.
+"""Batches out of a uint8 data set: gather, augment, normalise, cast and mix, in one pass.
 
-`augment` and `view` run the fused Triton kernel on CUDA, and `twin`, the same in vectorised torch, elsewhere. Both see
-the same random bits, so they make the same pictures.
+Every function here runs the fused Triton kernel on CUDA, and the same in vectorised torch elsewhere (`method` "fused"
+or "torch" insists on one). Both see the same random bits, so they make the same pictures.
 """
+
+import warnings
+from functools import cache, partial
 
 import torch
 from torch import Tensor
 
+from kernels import backend
 from kernels.augmentation import Augmentation
+from kernels.mixing import Mixed
 from kernels.philox import Key
 from kernels.twin import render
 
-__all__ = ["Augmentation", "augment", "twin", "view"]
+__all__ = ["Augmentation", "augment", "fused", "mix", "twin", "view"]
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+_METHODS = ("auto", "fused", "torch")
+_refused: set[Augmentation] = set()  # what the kernel could not be compiled for on this machine
 
 
 def augment(
@@ -27,6 +34,7 @@ def augment(
     epoch: Key,
     dtype: torch.dtype,
     out: Tensor | None = None,
+    method: str = "auto",
 ) -> Tensor:
     """Rows `index` of `images`, augmented: (B, 3, size, size) of `dtype` in channels-last memory format.
 
@@ -36,14 +44,23 @@ def augment(
     given.
 
     What is done to an image is a function of (seed, epoch, its index). Raises TypeError or ValueError for a wrong
-    dtype, shape, device or layout, before anything runs. On CUDA nothing waits to look whether an index is out of
-    range.
+    dtype, shape, device or layout, before anything runs. On CUDA nothing waits to look whether an index is in range.
+    An augmentation that mixes makes labels too: ask `mix` for it.
     """
-    return twin(images, index, augmentation, mean=mean, std=std, seed=seed, epoch=epoch, dtype=dtype, out=out)
+    if augmentation.members > 1:
+        raise ValueError("an augmentation with mixup, cutmix or ricap gives labels too: call mix, not augment")
+    out = _output(images, index, augmentation, mean, std, dtype, out)
+    _run(method, images, index, augmentation, mean, std, seed, epoch, out)
+    return out
 
 
-def twin(
+twin = partial(augment, method="torch")  # the torch composition, on any device
+fused = partial(augment, method="fused")  # the Triton kernel: on CUDA, or under Triton's interpreter
+
+
+def mix(
     images: Tensor,
+    labels: Tensor,
     index: Tensor,
     augmentation: Augmentation,
     *,
@@ -52,12 +69,35 @@ def twin(
     seed: Key,
     epoch: Key,
     dtype: torch.dtype,
-    out: Tensor | None = None,
-) -> Tensor:
-    """`augment` in plain torch, on any device: the same arguments, bits and result."""
-    out = _output(images, index, augmentation, mean, std, dtype, out)
-    render(images, index, augmentation, mean, std, seed, epoch, out)
-    return out
+    step: Key = 0,
+    out: tuple[Tensor, Tensor, Tensor] | None = None,
+    method: str = "auto",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`augment`, and the labels that belong to it: (batch, labels int64 (B, K), weights float32 (B, K)).
+
+    labels: int64 (N,), of the data set. K is `augmentation.members`, 1, 2 or 4; a row of weights sums to 1, and a
+    member that is not seen has weight 0. step: an integer or 0-d tensor, which keys the mixing of `mix_per="batch"`.
+    out: such a triple, written and returned if given. The other arguments and the errors are `augment`'s.
+    """
+    shape = (len(index), augmentation.members)
+    batch, out_labels, out_weights = out or (
+        None,
+        torch.empty(shape, dtype=torch.int64, device=images.device),
+        torch.empty(shape, dtype=torch.float32, device=images.device),
+    )
+    for name, tensor, wanted, dtypes in (
+        ("labels", labels, (len(images),), torch.int64),
+        ("labels of out", out_labels, shape, torch.int64),
+        ("weights of out", out_weights, shape, torch.float32),
+    ):
+        if tensor.shape != wanted or tensor.dtype != dtypes or not tensor.is_contiguous():
+            raise ValueError(f"{name} must be contiguous {dtypes} {wanted}, not {tensor.dtype} {tuple(tensor.shape)}")
+        if tensor.device != images.device:
+            raise ValueError(f"{name} must be on {images.device}, not on {tensor.device}")
+    batch = _output(images, index, augmentation, mean, std, dtype, batch)
+    mixed = Mixed(labels, step, out_labels, out_weights)
+    _run(method, images, index, augmentation, mean, std, seed, epoch, batch, mixed=mixed)
+    return batch, out_labels, out_weights
 
 
 def view(
@@ -72,6 +112,7 @@ def view(
     std: Tensor,
     dtype: torch.dtype,
     out: Tensor | None = None,
+    method: str = "auto",
 ) -> Tensor:
     """One view of every image for evaluation: shifted by (dy, dx), then mirrored if `flip`; nothing is random.
 
@@ -80,8 +121,52 @@ def view(
     """
     augmentation = Augmentation(size=size, flip="always" if flip else "none", padding=padding)
     out = _output(images, index, augmentation, mean, std, dtype, out)
-    render(images, index, augmentation, mean, std, 0, 0, out, shift)
+    if max(map(abs, shift)) >= min(images.shape[1:3]):
+        raise ValueError(f"a view's shift must be smaller than the image, not {shift}")
+    _run(method, images, index, augmentation, mean, std, 0, 0, out, offset=shift)
     return out
+
+
+def _run(
+    method: str,
+    images: Tensor,
+    index: Tensor,
+    augmentation: Augmentation,
+    mean: Tensor,
+    std: Tensor,
+    seed: Key,
+    epoch: Key,
+    out: Tensor,
+    offset: tuple[int, int] = (0, 0),
+    mixed: Mixed | None = None,
+) -> None:
+    """Launches the kernel or calls the twin. Where the kernel cannot be compiled: one warning, and the twin."""
+    if method not in _METHODS:
+        raise ValueError(f"method must be one of {', '.join(_METHODS)}, not {method!r}")
+    if method == "fused" and not (backend.INTERPRETED or (images.is_cuda and backend.ENABLED)):
+        raise ValueError("the fused kernel needs Triton, and images on CUDA or TRITON_INTERPRET=1")
+    arguments = (images, index, augmentation, mean, std, seed, epoch, out, offset, mixed)
+    if method == "fused" or (method == "auto" and images.is_cuda and augmentation not in _refused):
+        try:
+            from kernels.fused import launch  # not before it is needed: the twin's machines never load it
+
+            launch(*arguments)
+            return
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # a compiler that is missing or fails has no one type
+            if method == "fused":
+                raise
+            _refused.add(augmentation)
+            _warn(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}")
+    render(*arguments)
+
+
+@cache
+def _warn(reason: str) -> None:
+    warnings.warn(
+        f"augmenting with torch, since the fused kernel cannot run here ({reason})", RuntimeWarning, stacklevel=4
+    )
 
 
 def _output(
@@ -103,9 +188,9 @@ def _output(
     if index.dim() != 1 or not index.is_contiguous():
         raise ValueError(f"index must be contiguous (B,), not {tuple(index.shape)}, strides {index.stride()}")
     size, smaller = augmentation.size, min(images.shape[1:3])
-    if not 2 <= smaller >= size:
+    if smaller < max(size, 2):
         raise ValueError(
-            f"images of {images.shape[1]} x {images.shape[2]} pixels do not give {size} x {size} by down-sampling"
+            f"images of {images.shape[1]} x {images.shape[2]} pixels are too small to give {size} x {size}"
         )
     if augmentation.translate >= smaller:
         raise ValueError(f"translate must be below the side of the images, {smaller}: it is {augmentation.translate}")

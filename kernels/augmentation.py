@@ -75,6 +75,26 @@ class Augmentation:
         return self.tone > 0 or self.hue > 0 or self.grayscale > 0 or self.policy != "none"
 
     @property
+    def erases(self) -> bool:
+        """Whether some pixels become 0."""
+        return self.cutout > 0 or self.holes > 0
+
+    @property
+    def mixup_end(self) -> int:
+        """The 24-bit number below which an image's draw means MixUp."""
+        return round(self.mixup * 2**24)
+
+    @property
+    def cutmix_end(self) -> int:
+        """The same for CutMix, from `mixup_end` on."""
+        return round((self.mixup + self.cutmix) * 2**24)
+
+    @property
+    def ricap_end(self) -> int:
+        """The same for RICAP, from `cutmix_end` on."""
+        return round((self.mixup + self.cutmix + self.ricap) * 2**24)
+
+    @property
     def members(self) -> int:
         """How many images, and labels, make up one of the batch: 1, 2 or 4."""
         return 4 if self.ricap > 0 else 2 if self.mixup > 0 or self.cutmix > 0 else 1

@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
-from kernels import affine, colour, cutout, philox
+from kernels import affine, colour, cutout, mixing, philox
 from kernels.augmentation import Augmentation
 from kernels.flip import flips
+from kernels.mixing import Mixed
 from kernels.normalise import normalise
 from kernels.philox import Key, Words
 from kernels.resize import coordinates, resize
@@ -25,18 +26,34 @@ def render(
     epoch: Key,
     out: Tensor,
     offset: tuple[int, int] = (0, 0),
+    mixed: Mixed | None = None,
 ) -> None:
     """Augments rows `index` of `images` into `out`, all arguments checked; `offset` (dy, dx) shifts all images."""
-    words = draws(augmentation, seed, epoch, index)
+
+    def pictures(index: Tensor, words: dict[int, Words], target: Tensor) -> None:
+        batch = _geometry(images.index_select(0, index), augmentation, words, epoch, offset)
+        target.copy_(normalise(colour.colour(batch, augmentation, words), mean, std))
+        cutout.erase_(target, augmentation, words)
+
+    plan = None
+    words: dict[int, Words] = {}
+    if mixed is None:
+        words = draws(augmentation, seed, epoch, index)
+    else:
+        plan = mixing.plan(augmentation, seed, epoch, mixed.step, index, len(images))
+        torch.index_select(mixed.labels, 0, plan.image.flatten(), out=mixed.out_labels.view(-1))
+        mixed.out_weights.copy_(plan.weight)
     for start in range(0, len(index), CHUNK):
         part = slice(start, start + CHUNK)
-        here = {stream: tuple(word[part] for word in four) for stream, four in words.items()}
-        taken = images.index_select(0, index[part])
-        batch = _geometry(taken, augmentation, here, epoch, offset)
-        batch = normalise(colour.colour(batch, augmentation, here), mean, std)
         target = out[part].permute(0, 2, 3, 1)
-        target.copy_(batch)
-        cutout.erase_(target, augmentation, here)
+        if plan is None:
+            pictures(index[part], {s: tuple(word[part] for word in four) for s, four in words.items()}, target)
+            continue
+        here = mixing.Plan(*(column[part] for column in plan))
+        wanted, rows = here.wanted()
+        batch = torch.empty((len(wanted), *target.shape[1:]), device=out.device)
+        pictures(wanted, draws(augmentation, seed, epoch, wanted), batch)
+        target.copy_(mixing.paint(batch, here, rows))
 
 
 def draws(augmentation: Augmentation, seed: Key, epoch: Key, index: Tensor) -> dict[int, Words]:

@@ -1,0 +1,233 @@
+"""The one kernel that composes every operation, specialised at compile time, and its launcher.
+
+A program makes `IMAGES` images in tiles of rows x columns. Where channels do not touch each other a column is a byte
+of the row (pixel and channel), so that loads and stores are contiguous; where they do, it is a pixel. What depends on
+the image, the row or the column alone is computed once for it, by shape: (IMAGES, 1, 1), (1, rows, 1), (1, 1, columns).
+"""
+
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from kernels import mixing
+from kernels.affine import affine_jit
+from kernels.augmentation import Augmentation
+from kernels.backend import INTERPRETED, constant, jit, tl
+from kernels.colour import colour_jit
+from kernels.cutout import erased_jit
+from kernels.flip import flips_jit
+from kernels.mixing import Mixed, inside_jit, member_jit, partner_jit, weight_jit
+from kernels.normalise import normalise_jit
+from kernels.philox import Key
+from kernels.resize import coordinates_jit
+from kernels.sample import sample_jit
+from kernels.translate import shifts_jit
+
+_MANY = 16384  # from here on there are programs enough for every multiprocessor even at several images each
+
+
+def launch(
+    images: Tensor,
+    index: Tensor,
+    augmentation: Augmentation,
+    mean: Tensor,
+    std: Tensor,
+    seed: Key,
+    epoch: Key,
+    out: Tensor,
+    offset: tuple[int, int] = (0, 0),
+    mixed: Mixed | None = None,
+) -> None:
+    """Augments rows `index` of `images` into `out` by one launch; all arguments are checked already."""
+    count, total, height, width = len(index), *images.shape[:3]
+    if count == 0:
+        return
+    table = mixing.quantiles(augmentation, images.device) if mixed else None
+    step = mixed.step if mixed else 0
+    many = 1
+    if augmentation.policy == "none":
+        many = 64 if INTERPRETED else 4 if count >= _MANY else 1
+    grid = ((count + many - 1) // many,)
+    with torch.cuda.device(images.device) if images.is_cuda else nullcontext():
+        _kernel[grid](
+            images,
+            index,
+            mean,
+            std,
+            out,
+            mixed.labels if mixed else None,
+            table,
+            mixed.out_labels if mixed else None,
+            mixed.out_weights if mixed else None,
+            seed,
+            epoch,
+            step,
+            count,
+            total,
+            *offset,
+            SEED_IN_MEMORY=isinstance(seed, Tensor),
+            EPOCH_IN_MEMORY=isinstance(epoch, Tensor),
+            STEP_IN_MEMORY=isinstance(step, Tensor),
+            A=constant(augmentation),
+            H=height,
+            W=width,
+            IMAGES=many,
+            ROWS=_power_of_two(augmentation.size),
+            COLUMNS=32,
+            num_warps=4,
+        )
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << (n - 1).bit_length()
+
+
+@jit(do_not_specialize=["seed", "epoch", "step", "count", "total", "offset_y", "offset_x"])
+def _kernel(
+    images,
+    index,
+    mean,
+    std,
+    out,
+    labels,
+    table,
+    out_labels,
+    out_weights,
+    seed,
+    epoch,
+    step,
+    count,
+    total,
+    offset_y,
+    offset_x,
+    SEED_IN_MEMORY: tl.constexpr,
+    EPOCH_IN_MEMORY: tl.constexpr,
+    STEP_IN_MEMORY: tl.constexpr,
+    A: tl.constexpr,
+    H: tl.constexpr,
+    W: tl.constexpr,
+    IMAGES: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    SIZE: tl.constexpr = A.value.size
+    COLOURS: tl.constexpr = A.value.colours
+    MEMBERS: tl.constexpr = A.value.members
+    MIX_PER: tl.constexpr = A.value.mix_per
+    if SEED_IN_MEMORY:
+        seed = tl.load(seed)
+    if EPOCH_IN_MEMORY:
+        epoch = tl.load(epoch)
+    if STEP_IN_MEMORY:
+        step = tl.load(step)
+    epoch = epoch.to(tl.uint32)
+    rows = (tl.program_id(0).to(tl.int64) * IMAGES + tl.arange(0, IMAGES))[:, None, None]
+    valid = rows < count
+    own = tl.load(index + rows, mask=valid, other=0)
+    key, key_epoch = own, epoch
+    if MIX_PER == "batch":
+        key, key_epoch = own * 0 + step, epoch * 0
+
+    WIDTH: tl.constexpr = SIZE if COLOURS else 3 * SIZE
+    for column in tl.static_range(0, WIDTH, COLUMNS):
+        y = tl.arange(0, ROWS)[None, :, None]
+        place = (column + tl.arange(0, COLUMNS))[None, None, :]
+        inside = valid & (y < SIZE) & (place < WIDTH)
+        x, channel = place, place * 0
+        if not COLOURS:
+            x, channel = place // 3, place % 3
+        if MEMBERS == 1:
+            red, green, blue = _picture_jit(
+                images, own, y, x, channel, inside, seed, epoch, offset_y, offset_x, mean, std, H, W, A
+            )
+        else:
+            red, green, blue = _mixed_jit(
+                images, index, rows, own, count, total, table, key, key_epoch,
+                y, x, channel, inside, seed, epoch, offset_y, offset_x, mean, std, H, W, A,
+            )  # fmt: skip
+        target = out + rows * (SIZE * SIZE * 3) + (y * (SIZE * 3) + place)
+        if COLOURS:
+            target += place * 2
+            tl.store(target + 1, green.to(out.dtype.element_ty), mask=inside)
+            tl.store(target + 2, blue.to(out.dtype.element_ty), mask=inside)
+        tl.store(target, red.to(out.dtype.element_ty), mask=inside)
+
+    if MEMBERS > 1:
+        for k in tl.static_range(MEMBERS):
+            source = partner_jit(k, seed, key, key_epoch, index, rows, own, count, total, A)
+            weight = weight_jit(k, seed, key, key_epoch, table, A)
+            tl.store(out_labels + rows * MEMBERS + k, tl.load(labels + source, mask=valid, other=0), mask=valid)
+            tl.store(out_weights + rows * MEMBERS + k, weight, mask=valid)
+
+
+@jit
+def _mixed_jit(
+    images, index, rows, own, count, total, table, key, key_epoch,
+    y, x, channel, inside, seed, epoch, offset_y, offset_x, mean, std, H: tl.constexpr, W: tl.constexpr, A:
+    tl.constexpr,
+):  # fmt: skip
+    """The pictures of a mix's members, painted over each other in order."""
+    MEMBERS: tl.constexpr = A.value.members
+    red = tl.zeros(inside.shape, tl.float32)
+    green, blue = red, red
+    for k in tl.static_range(MEMBERS):
+        share, top, bottom, left, right, shift_y, shift_x = member_jit(k, seed, key, key_epoch, table, A)
+        if k == 0:
+            share = (inside & (y < bottom + y + 1)).to(tl.float32)
+        else:
+            share = tl.where(inside & inside_jit(y, x, top, bottom, left, right), share, 0.0)
+        # Of a single image, members without a part cost nothing; several would have to agree.
+        if tl.max(tl.max(tl.max(share, 2), 1), 0) > 0.0:
+            source = partner_jit(k, seed, key, key_epoch, index, rows, own, count, total, A)
+            r, g, b = _picture_jit(
+                images, source, y + shift_y, x + shift_x, channel, inside & (share > 0.0),
+                seed, epoch, offset_y, offset_x, mean, std, H, W, A,
+            )  # fmt: skip
+            red = red * (1.0 - share) + r * share
+            green = green * (1.0 - share) + g * share
+            blue = blue * (1.0 - share) + b * share
+    return red, green, blue
+
+
+@jit
+def _picture_jit(
+    images, i, y, x, channel, inside, seed, epoch, offset_y, offset_x, mean, std,
+    H: tl.constexpr, W: tl.constexpr, A: tl.constexpr,
+):  # fmt: skip
+    """Images `i` at output pixels (y, x): normalised red, green and blue, or three times the value of `channel`."""
+    SIZE: tl.constexpr = A.value.size
+    FLIP: tl.constexpr = A.value.flip
+    TRANSLATE: tl.constexpr = A.value.translate
+    PADDING: tl.constexpr = A.value.padding
+    AFFINE: tl.constexpr = A.value.affine
+    WARPS: tl.constexpr = A.value.warps
+    COLOURS: tl.constexpr = A.value.colours
+    ERASES: tl.constexpr = A.value.erases
+    image = images + i * (H * W * 3)
+    v, u = y, x
+    if WARPS or H != SIZE or W != SIZE:
+        v, u = coordinates_jit(y, H, SIZE), coordinates_jit(x, W, SIZE)
+    if AFFINE > 0.0:
+        v, u = affine_jit(seed, epoch, i, v, u, H, W, A)
+    if FLIP != "none":
+        u = tl.where(flips_jit(seed, epoch, i, A), W - 1 - u, u)
+    if TRANSLATE > 0:
+        dy, dx = shifts_jit(seed, epoch, i, A)
+        v, u = v + dy, u + dx
+    v, u = v + offset_y, u + offset_x
+    if COLOURS:
+        red = sample_jit(image, v, u, 0, inside, H, W, PADDING)
+        green = sample_jit(image, v, u, 1, inside, H, W, PADDING)
+        blue = sample_jit(image, v, u, 2, inside, H, W, PADDING)
+        red, green, blue = colour_jit(seed, epoch, i, red, green, blue, A)
+        red = normalise_jit(red, 0, mean, std)
+        green = normalise_jit(green, 1, mean, std)
+        blue = normalise_jit(blue, 2, mean, std)
+    else:
+        red = normalise_jit(sample_jit(image, v, u, channel, inside, H, W, PADDING), channel, mean, std)
+        green, blue = red, red
+    if ERASES:
+        erased = erased_jit(seed, epoch, i, y, x, A)
+        red, green, blue = tl.where(erased, 0.0, red), tl.where(erased, 0.0, green), tl.where(erased, 0.0, blue)
+    return red, green, blue

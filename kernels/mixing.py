@@ -1,0 +1,300 @@
+"""MixUp, CutMix and RICAP: at most one of them an image, as one way of painting pictures over each other.
+
+Member 0 is the image itself; every further member k is painted over it inside its rectangle with its share f_k: new =
+(1 - f_k) old + f_k member. MixUp has one further member with the whole square and a share below one, CutMix one with a
+box and the share 1, RICAP three with the other quadrants. In RICAP a member shows a random window of its picture, so a
+member also has a shift. Labels weigh what is seen: a share times an area, exact to float32.
+
+Sources: MixUp arXiv 1710.09412, CutMix arXiv 1905.04899, RICAP arXiv 1811.09030.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from kernels import philox
+from kernels.augmentation import Augmentation
+from kernels.backend import constant, jit, tl
+from kernels.philox import Key, Words, below, below_jit, words_jit
+
+_MIX, _PARTNER = constant(philox.MIX), constant(philox.PARTNER)
+_PLACE_Y, _PLACE_X = constant(philox.PLACE_Y), constant(philox.PLACE_X)
+_QUANTILES = 4096  # the twelve upper bits of a word choose one
+
+
+class Mixed(NamedTuple):
+    """What mixing reads and writes beside the images."""
+
+    labels: Tensor  # int64 (N,), of the data set
+    step: Key
+    out_labels: Tensor  # int64 (B, K)
+    out_weights: Tensor  # float32 (B, K)
+
+
+class Plan(NamedTuple):
+    """What makes up every image of a batch of B with K members; (B, K) each."""
+
+    image: Tensor  # int64, its index in the data set
+    weight: Tensor  # float32, of the labels; a row sums to 1
+    share: Tensor  # float32, of the member inside its rectangle; 0 if it is not used
+    top: Tensor  # int64, the rectangle [top, bottom) x [left, right) in output pixels
+    bottom: Tensor
+    left: Tensor
+    right: Tensor
+    shift_y: Tensor  # int64: output pixel (y, x) shows the member's pixel (y + shift_y, x + shift_x)
+    shift_x: Tensor
+
+    def wanted(self) -> tuple[Tensor, list[Tensor]]:
+        """The images to make, each member 0 and then those further members that are seen, and whose they are: the rows
+        in which member k has something to paint, for every k."""
+        seen = (self.bottom > self.top) & (self.right > self.left)
+        rows = [column.nonzero()[:, 0] for column in seen.unbind(1)]
+        return torch.cat([self.image[:, 0], *(self.image[some, k] for k, some in enumerate(rows) if k)]), rows
+
+    def see(self, k: int, rows: Tensor, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """(R, S, S) shares and (R, S, S, 3) shifted pictures of member k, in `rows`."""
+        size = pictures.shape[1]
+        top, bottom, left, right, shift_y, shift_x = (column[rows, k, None] for column in self[3:])
+        position = torch.arange(size, device=rows.device)
+        inside = ((position >= top) & (position < bottom))[:, :, None] & ((position >= left) & (position < right))[
+            :, None
+        ]
+        moved = ((shift_y != 0) | (shift_x != 0))[:, 0].nonzero()[:, 0]
+        y, x = ((position + shift[moved]).clamp(0, size - 1) for shift in (shift_y, shift_x))
+        shown = pictures.index_copy(0, moved, pictures[moved[:, None, None], y[:, :, None], x[:, None, :]])
+        return inside * self.share[rows, k, None, None], shown
+
+
+class _Draw(NamedTuple):
+    """What a batch of B draws; (B,) each."""
+
+    mixup: Tensor  # bool
+    cutmix: Tensor
+    ricap: Tensor
+    share: Tensor  # float32, of MixUp's partner
+    side: Tensor  # int64, of CutMix's box
+    cut_y: Tensor  # int64, where RICAP's quadrants meet
+    cut_x: Tensor
+    place_y: Words  # where CutMix's box and RICAP's windows lie
+    place_x: Words
+
+
+def plan(augmentation: Augmentation, seed: Key, epoch: Key, step: Key, index: Tensor, total: int) -> Plan:
+    """Draws the mix of every image of the batch `index`, int64 (B,), from a data set of `total` images.
+
+    Per sample the key is (seed, epoch, image), and partners come from the whole data set; per batch it is (seed, step),
+    and the partners are other images of the batch, all of them equally far on in it.
+    """
+    per_batch = augmentation.mix_per == "batch"
+    key = torch.zeros_like(index) + step if per_batch else index
+    streams = (philox.MIX, philox.PARTNER, philox.PLACE_Y, philox.PLACE_X)
+    words = philox.draw(seed, 0 if per_batch else epoch, key, streams)
+    draw = _draw(augmentation, words)
+    members = [_member(k, draw, augmentation.size) for k in range(augmentation.members)]
+    share, top, bottom, left, right, shift_y, shift_x = (
+        torch.stack(column, 1) for column in zip(*members, strict=True)
+    )
+    image = torch.stack([_partner(k, index, words[philox.PARTNER], total, per_batch) for k in range(len(members))], 1)
+
+    pixels = augmentation.size**2
+    area = (bottom - top) * (right - left)
+    weight = share * (area.to(torch.float32) / pixels)
+    rest = (pixels - area[:, 1:].sum(1)).to(torch.float32) / pixels
+    weight[:, 0] = torch.where(draw.mixup, 1.0 - draw.share, rest)
+    return Plan(image, weight, share, top, bottom, left, right, shift_y, shift_x)
+
+
+def _draw(augmentation: Augmentation, words: dict[int, Words]) -> _Draw:
+    which, first, second, _ = words[philox.MIX]
+    mixup, cutmix, ricap = augmentation.mixup_end, augmentation.cutmix_end, augmentation.ricap_end
+    shares, sides, cuts = quantiles(augmentation, which.device).long()
+    which, first, second = which >> 8, first >> 20, second >> 20
+    return _Draw(
+        mixup=which < mixup,
+        cutmix=(which >= mixup) & (which < cutmix),
+        ricap=(which >= cutmix) & (which < ricap),
+        share=shares[first] * 2.0**-16,
+        side=sides[first],
+        cut_y=cuts[first],
+        cut_x=cuts[second],
+        place_y=words[philox.PLACE_Y],
+        place_x=words[philox.PLACE_X],
+    )
+
+
+def _member(k: int, draw: _Draw, size: int) -> tuple[Tensor, ...]:
+    """(share, top, bottom, left, right, shift_y, shift_x) of member k, (B,) each."""
+    zero = torch.zeros_like(draw.side)
+    # RICAP's quadrant k: its bits tell right from left and lower from upper.
+    top, bottom = (draw.cut_y, zero + size) if k & 2 else (zero, draw.cut_y)
+    left, right = (draw.cut_x, zero + size) if k & 1 else (zero, draw.cut_x)
+    shift_y = torch.where(draw.ricap, below(draw.place_y[k], size + 1 - (bottom - top)) - top, zero)
+    shift_x = torch.where(draw.ricap, below(draw.place_x[k], size + 1 - (right - left)) - left, zero)
+    used = draw.ricap
+    share = torch.ones_like(draw.share)
+    if k == 1:
+        used = draw.ricap | draw.cutmix | draw.mixup
+        y = below(draw.place_y[0], size) - draw.side // 2
+        x = below(draw.place_x[0], size) - draw.side // 2
+        top, bottom = torch.where(draw.cutmix, y, top), torch.where(draw.cutmix, y + draw.side, bottom)
+        left, right = torch.where(draw.cutmix, x, left), torch.where(draw.cutmix, x + draw.side, right)
+        top, bottom = torch.where(draw.mixup, 0, top), torch.where(draw.mixup, size, bottom)
+        left, right = torch.where(draw.mixup, 0, left), torch.where(draw.mixup, size, right)
+        share = torch.where(draw.mixup, draw.share, share)
+    edges = (torch.where(used, edge, 0).clamp(0, size) for edge in (top, bottom, left, right))
+    return (share, *edges, shift_y, shift_x)
+
+
+def _partner(k: int, index: Tensor, words: Words, total: int, per_batch: bool) -> Tensor:
+    """The data-set index of member k, int64 (B,)."""
+    if k == 0:
+        return index
+    if not per_batch:
+        return below(words[k - 1], total)
+    count = len(index)
+    place = torch.arange(count, device=index.device) + 1 + below(words[k - 1], count - 1)
+    return index[place % count]
+
+
+def paint(pictures: Tensor, plan: Plan, rows: list[Tensor]) -> Tensor:
+    """Paints the pictures of `Plan.wanted`, float32 (M, S, S, 3), over each other: (B, S, S, 3)."""
+    base, *others = pictures.split([len(plan.image), *(len(some) for some in rows[1:])])
+    for k, some in enumerate(rows):
+        old = base.index_select(0, some)
+        shares, member = plan.see(k, some, others[k - 1] if k else old)
+        base.index_copy_(0, some, torch.lerp(old, member, shares[..., None]))
+    return base
+
+
+@lru_cache(maxsize=64)
+def quantiles(augmentation: Augmentation, device: torch.device) -> Tensor:
+    """What a uniform number of twelve bits is turned into: int32 (3, 4096) on `device`.
+
+    Row 0: MixUp's share of the partner in units of 2**-16. Row 1: the side of CutMix's box in pixels, whose area is the
+    partner's share. Row 2: where RICAP cuts, in pixels. Tables of whole numbers, as every device then agrees to the
+    bit.
+    """
+    a = augmentation
+    share = (1.0 - beta_quantiles(a.mixup_alpha, _QUANTILES)) * 2**16
+    side = a.size * (1.0 - beta_quantiles(a.cutmix_alpha, _QUANTILES)).sqrt()
+    cut = a.size * beta_quantiles(a.ricap_alpha, _QUANTILES)
+    return torch.stack((share, side, cut)).round().to(torch.int32).to(device)
+
+
+def beta_quantiles(alpha: float, count: int) -> Tensor:
+    """Beta(alpha, alpha) at the probabilities (i + 1/2) / count: float64 (count,), rising.
+
+    The density x^(alpha-1) (1-x)^(alpha-1) has no bound at 0 for alpha < 1, but over u = x^alpha it is
+    (1-x)^(alpha-1) / alpha: bounded on the lower half, where the trapezoid rule integrates it. The upper half is its
+    mirror image.
+    """
+    u = torch.linspace(0.0, 0.5**alpha, 1 << 16, dtype=torch.float64)
+    x = u ** (1.0 / alpha)
+    density = (1.0 - x) ** (alpha - 1.0)
+    mass = torch.cat((u.new_zeros(1), torch.cumulative_trapezoid(density, u)))
+    mass = 0.5 * mass / mass[-1]
+    wanted = (torch.arange(count // 2, dtype=torch.float64) + 0.5) / count
+    right = torch.searchsorted(mass, wanted).clamp(1, len(mass) - 1)
+    weight = (wanted - mass[right - 1]) / (mass[right] - mass[right - 1])
+    lower = torch.lerp(u[right - 1], u[right], weight) ** (1.0 / alpha)
+    return torch.cat((lower, 1.0 - lower.flip(0)))
+
+
+@jit
+def member_jit(k: tl.constexpr, seed, key, key_epoch, table, A: tl.constexpr):
+    """(share, top, bottom, left, right, shift_y, shift_x, is_mixup) of member k, as `_member` has them."""
+    SIZE: tl.constexpr = A.value.size
+    MIXUP: tl.constexpr = A.value.mixup_end
+    CUTMIX: tl.constexpr = A.value.cutmix_end
+    RICAP: tl.constexpr = A.value.ricap_end
+    which, first, second, _ = words_jit(seed, key_epoch, key, _MIX)
+    y0, y1, y2, y3 = words_jit(seed, key_epoch, key, _PLACE_Y)
+    x0, x1, x2, x3 = words_jit(seed, key_epoch, key, _PLACE_X)
+    which = (which >> 8).to(tl.int32)
+    first = (first >> 20).to(tl.int32)
+    second = (second >> 20).to(tl.int32)
+    mixup = which < MIXUP
+    cutmix = (which >= MIXUP) & (which < CUTMIX)
+    ricap = (which >= CUTMIX) & (which < RICAP)
+    cut_y = tl.load(table + 8192 + first)
+    cut_x = tl.load(table + 8192 + second)
+    zero = cut_y * 0
+    top, bottom, left, right = zero, cut_y, zero, cut_x
+    if k & 2 == 2:
+        top, bottom = cut_y, zero + SIZE
+    if k & 1 == 1:
+        left, right = cut_x, zero + SIZE
+    word_y, word_x = y0, x0
+    if k == 1:
+        word_y, word_x = y1, x1
+    if k == 2:
+        word_y, word_x = y2, x2
+    if k == 3:
+        word_y, word_x = y3, x3
+    shift_y = tl.where(ricap, below_jit(word_y, SIZE + 1 - (bottom - top)) - top, 0)
+    shift_x = tl.where(ricap, below_jit(word_x, SIZE + 1 - (right - left)) - left, 0)
+    used = ricap
+    share = zero.to(tl.float32) + 1.0
+    if k == 1:
+        used = ricap | cutmix | mixup
+        side = tl.load(table + 4096 + first)
+        y = below_jit(y0, SIZE) - side // 2
+        x = below_jit(x0, SIZE) - side // 2
+        top, bottom = tl.where(cutmix, y, top), tl.where(cutmix, y + side, bottom)
+        left, right = tl.where(cutmix, x, left), tl.where(cutmix, x + side, right)
+        top, bottom = tl.where(mixup, 0, top), tl.where(mixup, SIZE, bottom)
+        left, right = tl.where(mixup, 0, left), tl.where(mixup, SIZE, right)
+        share = tl.where(mixup, tl.load(table + first).to(tl.float32) * (1.0 / 65536.0), share)
+    top, bottom = _edge_jit(used, top, SIZE), _edge_jit(used, bottom, SIZE)
+    left, right = _edge_jit(used, left, SIZE), _edge_jit(used, right, SIZE)
+    return share, top, bottom, left, right, shift_y, shift_x
+
+
+@jit
+def _edge_jit(used, edge, SIZE: tl.constexpr):
+    return tl.where(used, tl.minimum(tl.maximum(edge, 0), SIZE), 0)
+
+
+@jit
+def partner_jit(k: tl.constexpr, seed, key, key_epoch, index, rows, own, count, total, A: tl.constexpr):
+    """The data-set index of member k, int64. rows: the batch's rows; own: their images; index: the batch."""
+    MIX_PER: tl.constexpr = A.value.mix_per
+    if k == 0:
+        return own
+    first, second, third, _ = words_jit(seed, key_epoch, key, _PARTNER)
+    word = first
+    if k == 2:
+        word = second
+    if k == 3:
+        word = third
+    if MIX_PER == "sample":
+        return tl.umulhi(word, word * 0 + total.to(tl.uint32)).to(tl.int64)
+    distance = 1 + below_jit(word, count.to(tl.uint32) - 1).to(tl.int64)
+    return tl.load(index + (rows + distance) % count, mask=rows < count, other=0)
+
+
+@jit
+def weight_jit(k: tl.constexpr, seed, key, key_epoch, table, A: tl.constexpr):
+    """The weight of member k's label, float32."""
+    MEMBERS: tl.constexpr = A.value.members
+    MIXUP: tl.constexpr = A.value.mixup_end
+    SIZE: tl.constexpr = A.value.size
+    pixels: tl.constexpr = SIZE * SIZE
+    if k > 0:
+        share, top, bottom, left, right, _, _ = member_jit(k, seed, key, key_epoch, table, A)
+        return share * tl.div_rn(((bottom - top) * (right - left)).to(tl.float32), pixels * 1.0)
+    which, _, _, _ = words_jit(seed, key_epoch, key, _MIX)
+    share, top, bottom, left, right, _, _ = member_jit(1, seed, key, key_epoch, table, A)
+    rest = pixels - (bottom - top) * (right - left)
+    for other in tl.static_range(2, MEMBERS):
+        _, top, bottom, left, right, _, _ = member_jit(other, seed, key, key_epoch, table, A)
+        rest -= (bottom - top) * (right - left)
+    return tl.where((which >> 8).to(tl.int32) < MIXUP, 1.0 - share, tl.div_rn(rest.to(tl.float32), pixels * 1.0))
+
+
+@jit
+def inside_jit(y, x, top, bottom, left, right):
+    """Whether output pixel (y, x) lies in the rectangle."""
+    return (y >= top) & (y < bottom) & (x >= left) & (x < right)
