@@ -121,11 +121,13 @@ def _recipes(argv: list[str]) -> int:
 
 
 def _fetch(argv: list[str]) -> int:
-    from speedrun import data
+    from speedrun import data, fetch
 
     options = Parser(prog="python -m speedrun fetch", description="Download a dataset into the cache and check it.")
     options.add_argument("--dataset", default="cifar10", help="cifar10 or cifar100")
     options.add_argument("--data-dir", type=Path, metavar="DIR", help="folder to put it in (default: the user's cache)")
     given: dict[str, Any] = vars(options.parse_args(argv))
-    print(data.fetch(given["dataset"], given["data_dir"]))
+    with fetch.progress_bar() as progress:
+        result = fetch.fetch(given["dataset"], given["data_dir"] or data.default_cache_dir(), progress=progress)
+    print(f"{result.path}: {result.bytes:,} bytes fetched in {result.seconds:.1f} s, MD5 as published")
     return 0

@@ -58,7 +58,7 @@ class Machine:
         return [
             f"device  {about['name']} ({choice.device}, {about['cores']} cores): {choice.device_reason}",
             f"dtype  {dtype}: {choice.dtype_reason}",
-            f"data  {self.dataset.name} from {self.dataset.source}; {self.split['train']}, {self.split['scored']}",
+            f"data  {self.dataset.name} ({self.dataset.source}): {self.split['train']}, {self.split['scored']}",
             f"speed  {self.flops_per_second / 1e12:.3g} TFLOP/s in training steps of the probe",
         ]
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # No machine trains in so few seconds; the run that says how many it takes needs some time for that.
 HOPELESS_SECONDS = 5.0
 REFUSAL_SECONDS = 30.0
+# A silent connection is given up after 30 s; until then nothing is reported.
+FETCH_PATIENCE_SECONDS = 60.0
 
 T = TypeVar("T")
 
@@ -56,9 +58,9 @@ def run_all(config: Config, *, start: float, screen: screens.Screen, watchdog: W
 
     A later run is charged what the first spent on starting, on reading the data and on compiling.
     """
-    loading = _Background(lambda: data.load(config.dataset, data_dir=config.data_dir))
     with Signals() as signals:
         launch = _Launch(config, screen, signals, watchdog, Clock(config.budget, start=start), Ledger(start))
+        loading = _Background(launch.load)
         results: list[Result] = []
         for number in range(config.runs):
             results.append(launch.run(number, loading))
@@ -106,6 +108,20 @@ class _Launch:
     ledger: Ledger
     machine: "Machine | None" = None
     first_phases: dict[str, float] | None = None
+
+    def load(self) -> data.Dataset:
+        """Read the data, fetching it if need be."""
+        from speedrun import fetch
+
+        with fetch.progress_bar() as show:
+
+            def on_fetch(progress: "fetch.Progress") -> None:
+                # Network transfer is not counted, and fetching gives up by itself: keep the watchdog away meanwhile.
+                self._guard(progress.seconds + FETCH_PATIENCE_SECONDS)
+                if progress.received and not self.config.quiet:  # the error at the end names what never answered
+                    show(progress)
+
+            return data.load(self.config.dataset, data_dir=self.config.data_dir, on_fetch=on_fetch)
 
     def run(self, number: int, loading: _Background[data.Dataset]) -> Result:
         config = replace(self.config, seed=self.config.seed + number)
@@ -161,11 +177,10 @@ class _Launch:
             record = {**outcome.record(config, self.clock, self.ledger), "status": "timeout"}
             self.watchdog.leave(folder / "result.json", record, self.clock.start)
 
-    def _guard(self) -> None:
-        """Tell the watchdog the deadline. Refusing a hopeless budget takes longer than the budget itself."""
+    def _guard(self, patience: float = 0.0) -> None:
+        """Tell the watchdog the deadline, `patience` seconds later than the clock's."""
         if self.watchdog and self.clock.deadline is not None:
-            hopeless = self.machine is None and self.config.budget and self.config.budget < HOPELESS_SECONDS
-            self.watchdog.extend(self.clock.deadline + (REFUSAL_SECONDS if hopeless else 0.0))
+            self.watchdog.extend(self.clock.deadline + patience)
 
     def _restart(self) -> None:
         """A clock and a ledger of its own for the next run, with the first one's start-up already on them."""
@@ -190,9 +205,12 @@ class _Launch:
         choice = device.choose(self.config.device, self.config.dtype)
         device.prepare(choice.device)
         self.ledger.enter("data")
-        self.screen.phase("data")
         dataset = loading.result()
-        self.clock.extend(dataset.fetch_seconds)
+        if dataset.fetch_seconds:
+            self.clock.extend(dataset.fetch_seconds)
+            self._guard()
+        for note in dataset.notes:
+            self.screen.warn(note)
         if dataset.name == "synthetic":
             self.screen.banner("SYNTHETIC data", f"{dataset.reason}. Accuracies say nothing about CIFAR-10.")
         machine = open_machine(choice, dataset, holdout=self.config.holdout)
