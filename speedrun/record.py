@@ -137,6 +137,7 @@ RUN: Table = {
     "dtype_reason": Field(str, "why this dtype", null="unfinished"),
     "plan": Field(dict, "what the planner decided", null="unfinished"),
     "world_size": Field(int, "processes that trained", low=1),
+    "outside_seconds": Field(float, "start to exit, measured by the parent process", required=False, low=0),
 }
 VALUES: Table = {"values": Field(dict, "what was measured: numbers and the settings they belong to")}
 
