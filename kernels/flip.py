@@ -25,9 +25,11 @@ def flips_jit(seed, epoch, index, A: tl.constexpr):
     """`flips` of images `index`; for "always", all of them."""
     MODE: tl.constexpr = A.value.flip
     if MODE == "always":
-        return index == index
-    if MODE == "alternating":
+        mirror = index == index
+    elif MODE == "alternating":
         first, _, _, _ = words_jit(seed, epoch * 0, index, _STREAM)
-        return ((first >> 31) + epoch) & 1 == 1
-    first, _, _, _ = words_jit(seed, epoch, index, _STREAM)
-    return first >> 31 == 1
+        mirror = ((first >> 31) + epoch) & 1 == 1
+    else:
+        first, _, _, _ = words_jit(seed, epoch, index, _STREAM)
+        mirror = first >> 31 == 1
+    return mirror

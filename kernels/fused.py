@@ -171,12 +171,10 @@ def _mixed_jit(
     MEMBERS: tl.constexpr = A.value.members
     red = tl.zeros(inside.shape, tl.float32)
     green, blue = red, red
-    for k in tl.static_range(MEMBERS):
+    for k in range(MEMBERS):
         share, top, bottom, left, right, shift_y, shift_x = member_jit(k, seed, key, key_epoch, table, A)
-        if k == 0:
-            share = (inside & (y < bottom + y + 1)).to(tl.float32)
-        else:
-            share = tl.where(inside & inside_jit(y, x, top, bottom, left, right), share, 0.0)
+        seen = inside & (inside_jit(y, x, top, bottom, left, right) | (k == 0))
+        share = tl.where(seen, share, 0.0)
         # Of a single image, members without a part cost nothing; several would have to agree.
         if tl.max(tl.max(tl.max(share, 2), 1), 0) > 0.0:
             source = partner_jit(k, seed, key, key_epoch, index, rows, own, count, total, A)

@@ -203,8 +203,8 @@ def beta_quantiles(alpha: float, count: int) -> Tensor:
 
 
 @jit
-def member_jit(k: tl.constexpr, seed, key, key_epoch, table, A: tl.constexpr):
-    """(share, top, bottom, left, right, shift_y, shift_x, is_mixup) of member k, as `_member` has them."""
+def member_jit(k, seed, key, key_epoch, table, A: tl.constexpr):
+    """(share, top, bottom, left, right, shift_y, shift_x) of member k, as `_member` has them."""
     SIZE: tl.constexpr = A.value.size
     MIXUP: tl.constexpr = A.value.mixup_end
     CUTMIX: tl.constexpr = A.value.cutmix_end
@@ -220,36 +220,34 @@ def member_jit(k: tl.constexpr, seed, key, key_epoch, table, A: tl.constexpr):
     ricap = (which >= CUTMIX) & (which < RICAP)
     cut_y = tl.load(table + 8192 + first)
     cut_x = tl.load(table + 8192 + second)
-    zero = cut_y * 0
-    top, bottom, left, right = zero, cut_y, zero, cut_x
-    if k & 2 == 2:
-        top, bottom = cut_y, zero + SIZE
-    if k & 1 == 1:
-        left, right = cut_x, zero + SIZE
-    word_y, word_x = y0, x0
-    if k == 1:
-        word_y, word_x = y1, x1
-    if k == 2:
-        word_y, word_x = y2, x2
-    if k == 3:
-        word_y, word_x = y3, x3
-    shift_y = tl.where(ricap, below_jit(word_y, SIZE + 1 - (bottom - top)) - top, 0)
-    shift_x = tl.where(ricap, below_jit(word_x, SIZE + 1 - (right - left)) - left, 0)
-    used = ricap
-    share = zero.to(tl.float32) + 1.0
-    if k == 1:
-        used = ricap | cutmix | mixup
-        side = tl.load(table + 4096 + first)
-        y = below_jit(y0, SIZE) - side // 2
-        x = below_jit(x0, SIZE) - side // 2
-        top, bottom = tl.where(cutmix, y, top), tl.where(cutmix, y + side, bottom)
-        left, right = tl.where(cutmix, x, left), tl.where(cutmix, x + side, right)
-        top, bottom = tl.where(mixup, 0, top), tl.where(mixup, SIZE, bottom)
-        left, right = tl.where(mixup, 0, left), tl.where(mixup, SIZE, right)
-        share = tl.where(mixup, tl.load(table + first).to(tl.float32) * (1.0 / 65536.0), share)
-    top, bottom = _edge_jit(used, top, SIZE), _edge_jit(used, bottom, SIZE)
-    left, right = _edge_jit(used, left, SIZE), _edge_jit(used, right, SIZE)
-    return share, top, bottom, left, right, shift_y, shift_x
+    # RICAP's quadrant k: its bits tell right from left and lower from upper.
+    is_right, is_lower = k & 1, k >> 1
+    top, bottom = is_lower * cut_y, is_lower * SIZE + (1 - is_lower) * cut_y
+    left, right = is_right * cut_x, is_right * SIZE + (1 - is_right) * cut_x
+    shift_y = tl.where(ricap, below_jit(_choose_jit(k, y0, y1, y2, y3), SIZE + 1 - (bottom - top)) - top, 0)
+    shift_x = tl.where(ricap, below_jit(_choose_jit(k, x0, x1, x2, x3), SIZE + 1 - (right - left)) - left, 0)
+    # Member 1 may be CutMix's box or MixUp's whole square instead.
+    is_partner = mixup == mixup
+    is_partner = is_partner & (k == 1)
+    mixup, cutmix = mixup & is_partner, cutmix & is_partner
+    side = tl.load(table + 4096 + first)
+    y = below_jit(y0, SIZE) - side // 2
+    x = below_jit(x0, SIZE) - side // 2
+    top = tl.where(mixup, 0, tl.where(cutmix, y, top))
+    bottom = tl.where(mixup, SIZE, tl.where(cutmix, y + side, bottom))
+    left = tl.where(mixup, 0, tl.where(cutmix, x, left))
+    right = tl.where(mixup, SIZE, tl.where(cutmix, x + side, right))
+    share = tl.where(mixup, tl.load(table + first).to(tl.float32) * (1.0 / 65536.0), 1.0)
+    used = ricap | cutmix | mixup
+    return (
+        share,
+        _edge_jit(used, top, SIZE),
+        _edge_jit(used, bottom, SIZE),
+        _edge_jit(used, left, SIZE),
+        _edge_jit(used, right, SIZE),
+        shift_y,
+        shift_x,
+    )
 
 
 @jit
@@ -258,21 +256,29 @@ def _edge_jit(used, edge, SIZE: tl.constexpr):
 
 
 @jit
-def partner_jit(k: tl.constexpr, seed, key, key_epoch, index, rows, own, count, total, A: tl.constexpr):
+def _choose_jit(k, first, second, third, fourth):
+    return tl.where(k == 0, first, tl.where(k == 1, second, tl.where(k == 2, third, fourth)))
+
+
+@jit
+def partner_jit(k, seed, key, key_epoch, index, rows, own, count, total, A: tl.constexpr):
     """The data-set index of member k, int64. rows: the batch's rows; own: their images; index: the batch."""
     MIX_PER: tl.constexpr = A.value.mix_per
-    if k == 0:
-        return own
     first, second, third, _ = words_jit(seed, key_epoch, key, _PARTNER)
-    word = first
-    if k == 2:
-        word = second
-    if k == 3:
-        word = third
+    word = _choose_jit(k, first, first, second, third)
     if MIX_PER == "sample":
-        return tl.umulhi(word, word * 0 + total.to(tl.uint32)).to(tl.int64)
-    distance = 1 + below_jit(word, count.to(tl.uint32) - 1).to(tl.int64)
-    return tl.load(index + (rows + distance) % count, mask=rows < count, other=0)
+        partner = tl.umulhi(word, word * 0 + total.to(tl.uint32)).to(tl.int64)
+    else:
+        distance = 1 + below_jit(word, count.to(tl.uint32) - 1).to(tl.int64)
+        partner = tl.load(index + (rows + distance) % count, mask=rows < count, other=0)
+    return tl.where(k == 0, own, partner)
+
+
+@jit
+def area_jit(k, seed, key, key_epoch, table, A: tl.constexpr):
+    """The area of member k's rectangle, in pixels."""
+    _, top, bottom, left, right, _, _ = member_jit(k, seed, key, key_epoch, table, A)
+    return (bottom - top) * (right - left)
 
 
 @jit
@@ -281,17 +287,18 @@ def weight_jit(k: tl.constexpr, seed, key, key_epoch, table, A: tl.constexpr):
     MEMBERS: tl.constexpr = A.value.members
     MIXUP: tl.constexpr = A.value.mixup_end
     SIZE: tl.constexpr = A.value.size
-    pixels: tl.constexpr = SIZE * SIZE
-    if k > 0:
-        share, top, bottom, left, right, _, _ = member_jit(k, seed, key, key_epoch, table, A)
-        return share * tl.div_rn(((bottom - top) * (right - left)).to(tl.float32), pixels * 1.0)
     which, _, _, _ = words_jit(seed, key_epoch, key, _MIX)
-    share, top, bottom, left, right, _, _ = member_jit(1, seed, key, key_epoch, table, A)
-    rest = pixels - (bottom - top) * (right - left)
-    for other in tl.static_range(2, MEMBERS):
-        _, top, bottom, left, right, _, _ = member_jit(other, seed, key, key_epoch, table, A)
-        rest -= (bottom - top) * (right - left)
-    return tl.where((which >> 8).to(tl.int32) < MIXUP, 1.0 - share, tl.div_rn(rest.to(tl.float32), pixels * 1.0))
+    share, _, _, _, _, _, _ = member_jit(1, seed, key, key_epoch, table, A)
+    mixup = (which >> 8).to(tl.int32) < MIXUP
+    if k == 0:
+        area = SIZE * SIZE - area_jit(1, seed, key, key_epoch, table, A)
+        for other in tl.static_range(2, MEMBERS):
+            area -= area_jit(other, seed, key, key_epoch, table, A)
+        share = 1.0 - share
+    else:
+        area = area_jit(k, seed, key, key_epoch, table, A)
+    part = tl.div_rn(area.to(tl.float32), SIZE * SIZE * 1.0)
+    return tl.where(mixup & (k < 2), share, part)
 
 
 @jit

@@ -28,8 +28,10 @@ def border_jit(coordinate, SIDE: tl.constexpr, PADDING: tl.constexpr):
     """The coordinate in 0..SIDE-1 that is shown at `coordinate`; for "zero", any: the caller masks it."""
     if PADDING == "reflect":
         folded = tl.abs(coordinate) % (2 * SIDE - 2)
-        return tl.minimum(folded, 2 * SIDE - 2 - folded)
-    return tl.minimum(tl.maximum(coordinate, 0), SIDE - 1)
+        shown = tl.minimum(folded, 2 * SIDE - 2 - folded)
+    else:
+        shown = tl.minimum(tl.maximum(coordinate, 0), SIDE - 1)
+    return shown
 
 
 @jit
@@ -46,21 +48,23 @@ def tap_jit(image, y, x, channel, valid, H: tl.constexpr, W: tl.constexpr, PADDI
 def sample_jit(image, y, x, channel, valid, H: tl.constexpr, W: tl.constexpr, PADDING: tl.constexpr):
     """`channel` at (y, x): one tap for integers, four for floats."""
     if y.dtype == tl.int32:
-        return tap_jit(image, y, x, channel, valid, H, W, PADDING)
-    top, left = tl.floor(y), tl.floor(x)
-    down, right = y - top, x - left
-    t, l = top.to(tl.int32), left.to(tl.int32)  # noqa: E741
-    upper = lerp_jit(
-        tap_jit(image, t, l, channel, valid, H, W, PADDING),
-        tap_jit(image, t, l + 1, channel, valid, H, W, PADDING),
-        right,
-    )
-    lower = lerp_jit(
-        tap_jit(image, t + 1, l, channel, valid, H, W, PADDING),
-        tap_jit(image, t + 1, l + 1, channel, valid, H, W, PADDING),
-        right,
-    )
-    return lerp_jit(upper, lower, down)
+        value = tap_jit(image, y, x, channel, valid, H, W, PADDING)
+    else:
+        top, left = tl.floor(y), tl.floor(x)
+        down, right = y - top, x - left
+        row, column = top.to(tl.int32), left.to(tl.int32)
+        upper = lerp_jit(
+            tap_jit(image, row, column, channel, valid, H, W, PADDING),
+            tap_jit(image, row, column + 1, channel, valid, H, W, PADDING),
+            right,
+        )
+        lower = lerp_jit(
+            tap_jit(image, row + 1, column, channel, valid, H, W, PADDING),
+            tap_jit(image, row + 1, column + 1, channel, valid, H, W, PADDING),
+            right,
+        )
+        value = lerp_jit(upper, lower, down)
+    return value
 
 
 @jit
