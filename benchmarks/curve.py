@@ -3,8 +3,8 @@
     python -m benchmarks.curve --seconds 60,600 --seeds 3 [--data-dir DIR]
     python -m benchmarks.curve --table          # the table of what is recorded, as markdown
 
-Each run is a process of its own and is appended to benchmarks/results/<device-slug>.jsonl with the seconds that its parent
-measured from start to exit. Nothing else should run on the machine meanwhile.
+Each run is a process of its own and is appended to benchmarks/results/<device-slug>.jsonl with the seconds that its
+parent measured from start to exit. Nothing else should run on the machine meanwhile.
 """
 
 import argparse
@@ -58,8 +58,8 @@ def table(records: Sequence[dict[str, Any]]) -> str:
         cores = runs[0]["device"]["cores"]
         where = f"{name}, {cores} cores" if runs[0]["device"]["kind"] == "cpu" else name
         rows.append(
-            f"| {where} | {budget:g} | {100 * sample.mean:.2f}{deviation} % | {100 * plain:.2f} % | {sample.n} "
-            f"| {longest:.1f} s |"
+            f"| {where} | {budget:g} | {100 * sample.mean:.2f}{deviation} % | {100 * plain:.2f} % "
+            f"| {sample.n} | {longest:.1f} s |"
         )
     return "\n".join(rows)
 

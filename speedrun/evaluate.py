@@ -26,7 +26,7 @@ VIEWS: dict[str, dict[tuple[bool, tuple[int, int]], float]] = {
 
 
 class Evaluator:
-    """Runs a net over uint8 images (N, H, W, 3) on its device. `time_left` (seconds) lets it drop views in time."""
+    """Runs a net over uint8 images (N, H, W, 3) on their device, in batches."""
 
     def __init__(
         self,
@@ -65,9 +65,14 @@ class Evaluator:
             parts.append(self.net(images).float())
         return torch.cat(parts)
 
-    def plain(self) -> Tensor:
-        """Logits of all images, one view each."""
-        return self.logits(torch.arange(len(self.images), device=self.images.device))
+    def plain(self, time_left: Callable[[], float]) -> Tensor:
+        """Logits of all images, one view each. Raises TimeoutError as soon as `time_left()` seconds are none."""
+        parts = []
+        for rows in torch.arange(len(self.images), device=self.images.device).split(self.batch_size):
+            if time_left() <= 0:
+                raise TimeoutError
+            parts.append(self.logits(rows))
+        return torch.cat(parts)
 
     def with_views(
         self, plain: Tensor, tta: str, share: float, time_left: Callable[[], float], view_seconds: float

@@ -166,10 +166,12 @@ class _Launch:
         self._guard()
         self._leave_if_stopped(folder, session.config, outcome)
         session.train()
+        session.save_model()
         session.evaluate()
-        record = session.save()
+        record = session.save_record()
         self.screen.summary(record, folder)
-        return Result(record, folder, self.signals.exit_code if outcome.status == "interrupted" else 0)
+        codes = {"interrupted": self.signals.exit_code, "timeout": 1}
+        return Result(record, folder, codes.get(outcome.status, 0))
 
     def _leave_if_stopped(self, folder: Path | None, config: Config, outcome: Outcome) -> None:
         """Tell the watchdog which record to leave behind if it has to end the process."""

@@ -37,7 +37,7 @@ COMPILE_SHARE = 0.25
 
 @dataclass
 class Session:
-    """One run: `choose_plan`, `prepare`, `train`, `evaluate`, `save`, each once and in this order.
+    """One run: `choose_plan`, `prepare`, `train`, `save_model`, `evaluate`, `save_record`, each once, in this order.
 
     charge(phase): bring a phase up to what the first run of this process spent on it.
     """
@@ -155,7 +155,7 @@ class Session:
             )
 
     def evaluate(self) -> None:
-        """Score the final weights, once; nothing after an interruption, and no score where one comes now."""
+        """Score the final weights, once; nothing after an interruption, and no score where time or a signal forbids."""
         if self.outcome.status != "complete":
             return
         self.enter("evaluate")
@@ -164,28 +164,35 @@ class Session:
             self._score()
         except Interrupted:
             self.outcome.status = "interrupted"
+        except TimeoutError:  # the machine has become far slower than it was when the time was set aside
+            self.outcome.status = "timeout"
+            self.screen.warn("no time was left to evaluate: the weights are saved, their accuracy is unknown")
+        self.signals.gentle = True
 
     def _score(self) -> None:
         began = self.clock.now()
         images, labels = self.machine.scored()
         evaluator = self.trainee.evaluator(images, self.step.evaluated)
-        plain = evaluator.plain()
+
+        def time_left() -> float:
+            return self.clock.remaining() - SAVE_SECONDS - END_MARGIN
+
+        plain = evaluator.plain(time_left)
         self.outcome.accuracy_plain = accuracy(plain, labels)
         logits = evaluator.with_views(
             plain,
             self.plan.tta,
             self.plan.uncertain_share,
-            time_left=lambda: self.clock.remaining() - SAVE_SECONDS - END_MARGIN,
+            time_left=time_left,
             view_seconds=max(self.costs.view, self.clock.now() - began),
         )
         self.outcome.accuracy = accuracy(logits, labels)
         assert self.outcome.train_seconds is not None
         self.outcome.train_seconds += self.clock.now() - began
 
-    def save(self) -> dict[str, Any]:
-        """Write model, config and record; returns the record."""
+    def save_model(self) -> None:
+        """Write model and config, before evaluation: whatever happens then, the weights are safe."""
         self.enter("save")
-        self.signals.gentle = True
         assert self.folder is not None
         normalization = self.trainee.normalization
         checkpoint.save(
@@ -202,6 +209,11 @@ class Session:
             },
         )
         write_json(self.folder / "config.json", to_dict(self.config))
+
+    def save_record(self) -> dict[str, Any]:
+        """Write the record, the last file of a run, and return it."""
+        self.enter("save")
+        assert self.folder is not None
         final = self.outcome.record(self.config, self.clock, self.ledger)
         write_json(self.folder / "result.json", final)
         return final
