@@ -65,7 +65,7 @@ def read(path: Path, source: dict[str, int | str]) -> Splits | None:
             return None
         arrays = [np.empty(array["shape"], array["dtype"]) for array in described["arrays"]]
         _read_arrays(path, PRELUDE.size + length, arrays, [array["crc"] for array in described["arrays"]])
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, struct.error) as error:
         raise DataError(f"{path} is damaged: {error}") from error
