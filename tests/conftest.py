@@ -1,8 +1,18 @@
-"""Shared fixtures. The real CIFAR-10 is found by $SPEEDRUN_DATA alone; without it its tests skip."""
+"""Shared fixtures, and the environment that torch and Triton read when they are imported.
+
+The real CIFAR-10 is found by $SPEEDRUN_DATA alone; without it its tests skip.
+"""
 
 import os
 from pathlib import Path
 
+# Before anything imports torch or Triton. The driver's device tells of CUDA without importing torch.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+# The nets of the tests are tiny: a second thread only waits, and for very long where other processes use the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
 import pytest
 
 
@@ -13,3 +23,22 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("SPEEDRUN_DATA is not set")
     return Path(folder)
+
+
+def colour_classes(count: int, seed: int, size: int = 16) -> tuple[np.ndarray, np.ndarray]:
+    """Noise in which one channel is brighter; the channel is the class. uint8 (count, size, size, 3) and labels."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, count)
+    images = rng.integers(0, 110, (count, size, size, 3))
+    images[np.arange(count), :, :, labels] += 100
+    return images.astype(np.uint8), labels
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An .npz file of 600 and 200 images, 16 pixels a side, of three classes that are easily told apart."""
+    path = tmp_path_factory.mktemp("tiny") / "tiny.npz"
+    images, labels = colour_classes(600, seed=0)
+    test_images, test_labels = colour_classes(200, seed=1)
+    np.savez(path, images=images, labels=labels, test_images=test_images, test_labels=test_labels)
+    return path
