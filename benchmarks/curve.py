@@ -1,7 +1,7 @@
 """Accuracy at N seconds on this machine: runs the main job for several budgets and seeds, each timed from outside.
 
     python -m benchmarks.curve --seconds 60,600 --seeds 3 [--data-dir DIR]
-    python -m benchmarks.curve --table          # the table of what is recorded, as markdown
+    python -m benchmarks.curve --table          # only put the table of what is recorded into the README
 
 Each run is a process of its own and is appended to benchmarks/results/<device-slug>.jsonl with the seconds that its
 parent measured from start to exit. Nothing else should run on the machine meanwhile.
@@ -22,14 +22,16 @@ from speedrun import record, stats
 from speedrun.errors import SpeedrunError
 
 RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parent.parent / "README.md"
+BEGIN, END = "<!-- curve: made by `python -m benchmarks.curve --table` -->", "<!-- /curve -->"
 
 
-def measure(seconds: float, seed: int, extra: Sequence[str]) -> dict[str, Any]:
+def run_main_job(flags: Sequence[str]) -> dict[str, Any]:
     """One run of the main job in a process of its own; its record with `outside_seconds`. Raises SpeedrunError."""
     with TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "speedrun", "--seconds", f"{seconds:g}", "--seed", str(seed), "--json"]
+        command = [sys.executable, "-m", "speedrun", "--json", "--out", f"{folder}/run", *flags]
         start = time.monotonic()
-        done = subprocess.run([*command, "--out", f"{folder}/run", *extra], stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         outside = time.monotonic() - start
     if done.returncode != 0:
         raise SpeedrunError(f"{' '.join(command)} ended with {done.returncode}")
@@ -79,17 +81,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", default="60,600", help="budgets, separated by commas")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to this, exclusive")
-    parser.add_argument("--table", action="store_true", help="print what is recorded and run nothing")
+    parser.add_argument("--table", action="store_true", help="run nothing; put what is recorded into the README")
     options, extra = parser.parse_known_args()
     if not options.table:
         for seconds in map(float, options.seconds.split(",")):
             for seed in range(options.seeds):
-                run = measure(seconds, seed, extra)
+                run = run_main_job(["--seconds", f"{seconds:g}", "--seed", str(seed), *extra])
                 record.append(RESULTS / f"{record.device_slug(run['device']['name'])}.jsonl", run)
                 print(
                     f"{seconds:g} s, seed {seed}: {run['accuracy']:.4f} in {run['outside_seconds']:.2f} s", flush=True
                 )
-    print(table(recorded()))
+    rows = table(recorded())
+    print(rows)
+    text = README.read_text(encoding="utf-8")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    README.write_text(f"{before}{BEGIN}\n{rows}\n{END}{after}", encoding="utf-8")
     return 0
 
 

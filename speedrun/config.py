@@ -83,7 +83,7 @@ class OptimConfig(Checked):
     """
 
     filters: str = option("muon", "optimiser of the filters; SGD takes the rest", choices=("muon", "sgd"))
-    lr: float = option(0.24, "peak rate of the filters")
+    lr: float | None = option(None, "peak rate of the filters (0.24 for Muon where the planner says nothing)")
     momentum: float = option(0.6, "Nesterov momentum of the filters")
     newton_schulz_steps: int = option(3, "Newton-Schulz iterations of Muon")
     bias_lr: float = option(0.053, "peak rate of the biases")
@@ -98,12 +98,17 @@ class OptimConfig(Checked):
 
     def check(self) -> None:
         for name in ("lr", "bias_lr", "head_lr", "weight_decay"):
-            require(getattr(self, name) >= 0, f"optim.{name} must not be negative")
+            require((getattr(self, name) or 0.0) >= 0, f"optim.{name} must not be negative")
         for name in ("momentum", "sgd_momentum", "ema", "warmup"):
             require(0 <= getattr(self, name) < 1, f"optim.{name} must be in [0, 1)")
         for name in ("label_smoothing", "whiten_bias", "start_lr"):
             require(0 <= getattr(self, name) <= 1, f"optim.{name} must be in [0, 1]")
         require(self.newton_schulz_steps >= 1, "optim.newton_schulz_steps must be at least 1")
+
+    @property
+    def filter_lr(self) -> float:
+        """The rate of the filters that holds."""
+        return 0.24 if self.lr is None else self.lr
 
 
 @dataclass(frozen=True)

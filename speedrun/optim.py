@@ -106,14 +106,14 @@ class Optimizers:
         decay = config.weight_decay * batch_size
         rates = [(whiten, config.bias_lr), (biases, config.bias_lr), (head, config.head_lr)]
         if config.filters == "sgd":
-            rates.append((filters, config.lr))
+            rates.append((filters, config.filter_lr))
         # Decoupled decay: SGD multiplies it by the rate, so the rate is divided out.
         groups = [{"params": p, "lr": lr, "weight_decay": decay / lr if lr else 0.0} for p, lr in rates if p]
         self.members: list[torch.optim.Optimizer] = [
             torch.optim.SGD(groups, momentum=config.sgd_momentum, nesterov=True)
         ]
         if config.filters == "muon":
-            self.members.append(Muon(filters, config.lr, config.momentum, config.newton_schulz_steps, dtype))
+            self.members.append(Muon(filters, config.filter_lr, config.momentum, config.newton_schulz_steps, dtype))
         for group in self._groups():
             group["peak_lr"] = group["lr"]
 

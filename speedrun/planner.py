@@ -41,6 +41,7 @@ class Rung:
     resolutions: tuple[int, ...]
     batch_size: int
     cutout: int
+    lr: float
     speed: float
     forward_flops: float
     measured: bool
@@ -73,6 +74,7 @@ class Plan:
     resolutions: tuple[int, ...]
     batch_size: int
     cutout: int
+    lr: float
     tta: str
     uncertain_share: float
     compile: str
@@ -97,6 +99,7 @@ class Plan:
             config,
             model=model,
             augment=augment,
+            optim=replace(config.optim, lr=self.lr),
             resolutions=self.resolutions,
             batch_size=self.batch_size,
             tta=self.tta,
@@ -118,6 +121,7 @@ def _rung(plain: dict) -> Rung:
         resolutions=tuple(plain["resolutions"]),
         batch_size=plain["batch_size"],
         cutout=plain["cutout"],
+        lr=plain["lr"],
         speed=plain["speed"],
         forward_flops=plain["forward_flops"],
         measured=plain["measured"],
@@ -164,6 +168,7 @@ def choose(
         resolutions=resolutions,
         batch_size=min(config.batch_size or rung.batch_size, images),
         cutout=rung.cutout if config.augment.cutout is None else config.augment.cutout,
+        lr=rung.lr if config.optim.lr is None else config.optim.lr,
         tta=tta if config.tta == "auto" else config.tta,
         uncertain_share=UNCERTAIN_SHARE if config.tta == "auto" else 1.0,
         compile=_compile_mode(config, device, seconds),

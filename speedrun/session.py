@@ -139,7 +139,7 @@ class Session:
             "epoch": report.epoch,
             "loss": report.loss,
             "accuracy": report.accuracy,
-            "learning_rate": optim.lr * one_cycle(report.progress, optim.warmup, optim.start_lr),
+            "learning_rate": optim.filter_lr * one_cycle(report.progress, optim.warmup, optim.start_lr),
             "images_per_second": report.images_per_second,
         }
         metrics.write(**shared, seconds=elapsed)

@@ -1,0 +1,62 @@
+"""The README's commands parse, its loader example runs, its table is the records'; .ci/run runs its install command."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from benchmarks import curve
+from speedrun import cli
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
+COMMANDS = [
+    line for kind, text in BLOCKS if not kind for line in text.splitlines() if line.startswith("python -m speedrun")
+]
+SNIPPETS = [text for kind, text in BLOCKS if kind == "python"]
+
+
+def test_B2_there_are_commands_to_check():
+    assert len(COMMANDS) >= 8
+    assert len(SNIPPETS) == 2
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_B2_a_command_of_the_readme_parses(line, monkeypatch, tmp_path):
+    words = shlex.split(line, comments=True)[3:]
+    if words and words[0] in cli.COMMANDS:
+        return
+    if "--config" in words:
+        (tmp_path / "config.json").write_text("{}")
+        words[words.index("--config") + 1] = str(tmp_path / "config.json")
+    cli.parse(words)
+
+
+def test_B2_the_loader_example_runs():
+    scope: dict = {}
+    exec(SNIPPETS[1], scope)
+    batch = scope["batch"]
+    assert batch.images.shape == (500, 3, 24, 24)
+    assert (batch.labels == scope["labels"][batch.index]).all()
+
+
+def test_B2_the_training_example_uses_public_names():
+    import speedrun
+
+    names = set(re.findall(r"speedrun\.(\w+)", SNIPPETS[0]))
+    assert {"train", "Config", "load"} <= names
+    for name in names:
+        assert getattr(speedrun, name)
+
+
+def test_the_readme_shows_what_is_recorded():
+    assert curve.table(curve.recorded()) in README
+
+
+def test_every_python_module_the_readme_runs_exists():
+    for module in re.findall(r"python -m ([\w.]+)", README):
+        parts = module.split(".")
+        place = ROOT.joinpath(*parts)
+        assert module == "pytest" or place.is_dir() or place.with_suffix(".py").exists(), module
