@@ -21,17 +21,19 @@ _RADIANS = constant(math.pi / 180)
 def affine(
     y: Tensor, x: Tensor, side: tuple[int, int], augmentation: Augmentation, words: Words
 ) -> tuple[Tensor, Tensor]:
-    """Maps output coordinates, float32 that broadcast to (B, S, S), to input coordinates (B, S, S), for every image."""
+    """Maps output coordinates, float32 that broadcast to (B, S, S), to input coordinates (B, S, S): the images that the
+    operation applies to, and no change for the others."""
     h, w = side
+    some = applied(augmentation, words)
     angle = math.radians(augmentation.affine_rotate) * signed(words[1])
     scale = 1.0 + augmentation.affine_scale * signed(words[2])
     # The last word gives 16 bits to each axis.
     move_y = augmentation.affine_shift * h * signed(words[3])
     move_x = augmentation.affine_shift * w * signed(words[3] << 16 & 0xFFFF0000)
-    cos, sin, move_y, move_x = (
-        v[:, None, None] for v in (torch.cos(angle) / scale, torch.sin(angle) / scale, move_y, move_x)
-    )
-    v, u = y - (h - 1) / 2 - move_y, x - (w - 1) / 2 - move_x
+    cos = torch.where(some, torch.cos(angle) / scale, 1.0)[:, None, None]
+    sin = torch.where(some, torch.sin(angle) / scale, 0.0)[:, None, None]
+    v = y - (h - 1) / 2 - torch.where(some, move_y, 0.0)[:, None, None]
+    u = x - (w - 1) / 2 - torch.where(some, move_x, 0.0)[:, None, None]
     return cos * v - sin * u + (h - 1) / 2, sin * v + cos * u + (w - 1) / 2
 
 
@@ -42,7 +44,7 @@ def applied(augmentation: Augmentation, words: Words) -> Tensor:
 
 @jit
 def affine_jit(seed, epoch, index, y, x, H: tl.constexpr, W: tl.constexpr, A: tl.constexpr):
-    """`affine` for the images that it applies to, and no change for the others."""
+    """`affine` of images `index`."""
     PROBABILITY: tl.constexpr = A.value.affine
     ROTATE: tl.constexpr = A.value.affine_rotate
     SCALE: tl.constexpr = A.value.affine_scale

@@ -20,11 +20,10 @@ from kernels.flip import flips_jit
 from kernels.mixing import Mixed, inside_jit, member_jit, partner_jit, weight_jit
 from kernels.normalise import normalise_jit
 from kernels.philox import Key
+from kernels.policy import move_jit, sample_recoloured_jit
 from kernels.resize import coordinates_jit
 from kernels.sample import sample_jit
 from kernels.translate import shifts_jit
-
-_MANY = 16384  # from here on there are programs enough for every multiprocessor even at several images each
 
 
 def launch(
@@ -45,12 +44,12 @@ def launch(
         return
     table = mixing.quantiles(augmentation, images.device) if mixed else None
     step = mixed.step if mixed else 0
-    many = 1
-    if augmentation.policy == "none":
-        many = 64 if INTERPRETED else 4 if count >= _MANY else 1
-    grid = ((count + many - 1) // many,)
+    # The interpreter pays by the program, a device by idle multiprocessors; the policy needs an image to itself.
+    many = 64 if INTERPRETED and augmentation.policy == "none" else 1
+    # One warp for what is little work a pixel: index arithmetic then serves four rows, a random draw ninety-six bytes.
+    warps = 1 if augmentation.members == 1 and not (augmentation.warps or augmentation.colours) else 4
     with torch.cuda.device(images.device) if images.is_cuda else nullcontext():
-        _kernel[grid](
+        _kernel[((count + many - 1) // many,)](
             images,
             index,
             mean,
@@ -72,10 +71,11 @@ def launch(
             A=constant(augmentation),
             H=height,
             W=width,
+            PIXELS=_power_of_two(height * width),
             IMAGES=many,
             ROWS=_power_of_two(augmentation.size),
             COLUMNS=32,
-            num_warps=4,
+            num_warps=warps,
         )
 
 
@@ -107,6 +107,7 @@ def _kernel(
     A: tl.constexpr,
     H: tl.constexpr,
     W: tl.constexpr,
+    PIXELS: tl.constexpr,
     IMAGES: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -139,12 +140,12 @@ def _kernel(
             x, channel = place // 3, place % 3
         if MEMBERS == 1:
             red, green, blue = _picture_jit(
-                images, own, y, x, channel, inside, seed, epoch, offset_y, offset_x, mean, std, H, W, A
+                images, own, y, x, channel, inside, seed, epoch, offset_y, offset_x, mean, std, H, W, PIXELS, A
             )
         else:
             red, green, blue = _mixed_jit(
                 images, index, rows, own, count, total, table, key, key_epoch,
-                y, x, channel, inside, seed, epoch, offset_y, offset_x, mean, std, H, W, A,
+                y, x, channel, inside, seed, epoch, offset_y, offset_x, mean, std, H, W, PIXELS, A,
             )  # fmt: skip
         target = out + rows * (SIZE * SIZE * 3) + (y * (SIZE * 3) + place)
         if COLOURS:
@@ -164,8 +165,8 @@ def _kernel(
 @jit
 def _mixed_jit(
     images, index, rows, own, count, total, table, key, key_epoch,
-    y, x, channel, inside, seed, epoch, offset_y, offset_x, mean, std, H: tl.constexpr, W: tl.constexpr, A:
-    tl.constexpr,
+    y, x, channel, inside, seed, epoch, offset_y, offset_x, mean, std,
+    H: tl.constexpr, W: tl.constexpr, PIXELS: tl.constexpr, A: tl.constexpr,
 ):  # fmt: skip
     """The pictures of a mix's members, painted over each other in order."""
     MEMBERS: tl.constexpr = A.value.members
@@ -180,7 +181,7 @@ def _mixed_jit(
             source = partner_jit(k, seed, key, key_epoch, index, rows, own, count, total, A)
             r, g, b = _picture_jit(
                 images, source, y + shift_y, x + shift_x, channel, inside & (share > 0.0),
-                seed, epoch, offset_y, offset_x, mean, std, H, W, A,
+                seed, epoch, offset_y, offset_x, mean, std, H, W, PIXELS, A,
             )  # fmt: skip
             red = red * (1.0 - share) + r * share
             green = green * (1.0 - share) + g * share
@@ -191,7 +192,7 @@ def _mixed_jit(
 @jit
 def _picture_jit(
     images, i, y, x, channel, inside, seed, epoch, offset_y, offset_x, mean, std,
-    H: tl.constexpr, W: tl.constexpr, A: tl.constexpr,
+    H: tl.constexpr, W: tl.constexpr, PIXELS: tl.constexpr, A: tl.constexpr,
 ):  # fmt: skip
     """Images `i` at output pixels (y, x): normalised red, green and blue, or three times the value of `channel`."""
     SIZE: tl.constexpr = A.value.size
@@ -202,6 +203,7 @@ def _picture_jit(
     WARPS: tl.constexpr = A.value.warps
     COLOURS: tl.constexpr = A.value.colours
     ERASES: tl.constexpr = A.value.erases
+    POLICY: tl.constexpr = A.value.policy
     image = images + i * (H * W * 3)
     v, u = y, x
     if WARPS or H != SIZE or W != SIZE:
@@ -215,9 +217,13 @@ def _picture_jit(
         v, u = v + dy, u + dx
     v, u = v + offset_y, u + offset_x
     if COLOURS:
-        red = sample_jit(image, v, u, 0, inside, H, W, PADDING)
-        green = sample_jit(image, v, u, 1, inside, H, W, PADDING)
-        blue = sample_jit(image, v, u, 2, inside, H, W, PADDING)
+        if POLICY != "none":
+            v, u = move_jit(seed, epoch, i, v, u, H, W)
+            red, green, blue = sample_recoloured_jit(seed, epoch, i, images, v, u, inside, H, W, PIXELS, PADDING)
+        else:
+            red = sample_jit(image, v, u, 0, inside, H, W, PADDING)
+            green = sample_jit(image, v, u, 1, inside, H, W, PADDING)
+            blue = sample_jit(image, v, u, 2, inside, H, W, PADDING)
         red, green, blue = colour_jit(seed, epoch, i, red, green, blue, A)
         red = normalise_jit(red, 0, mean, std)
         green = normalise_jit(green, 1, mean, std)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from kernels import affine, colour, cutout, mixing, philox
+from kernels import affine, colour, cutout, mixing, philox, policy
 from kernels.augmentation import Augmentation
 from kernels.flip import flips
 from kernels.mixing import Mixed
@@ -31,7 +31,10 @@ def render(
     """Augments rows `index` of `images` into `out`, all arguments checked; `offset` (dy, dx) shifts all images."""
 
     def pictures(index: Tensor, words: dict[int, Words], target: Tensor) -> None:
-        batch = _geometry(images.index_select(0, index), augmentation, words, epoch, offset)
+        taken = images.index_select(0, index)
+        if augmentation.policy != "none":
+            taken = policy.recolour(taken, words[philox.POLICY])
+        batch = _geometry(taken, augmentation, words, epoch, offset)
         target.copy_(normalise(colour.colour(batch, augmentation, words), mean, std))
         cutout.erase_(target, augmentation, words)
 
@@ -62,6 +65,7 @@ def draws(augmentation: Augmentation, seed: Key, epoch: Key, index: Tensor) -> d
         (augmentation.flip == "random", philox.FLIP),
         (augmentation.translate > 0, philox.TRANSLATE),
         (augmentation.affine > 0, philox.AFFINE),
+        (augmentation.policy != "none", philox.POLICY),
     )
     streams = [stream for on, stream in wanted if on] + colour.streams(augmentation) + cutout.streams(augmentation)
     words = philox.draw(seed, epoch, index, streams)
@@ -87,7 +91,7 @@ def _geometry(
     cropped = crop(images, mirror, (dy, dx), margin, augmentation.padding)
     batch = resize(cropped.to(torch.float32), augmentation.size)
     if augmentation.warps:
-        rows = affine.applied(augmentation, words[philox.AFFINE]).nonzero()[:, 0]
+        rows = _warped(augmentation, words).nonzero()[:, 0]
         some = {stream: tuple(word[rows] for word in four) for stream, four in words.items()}
         y, x = _coordinates(images, augmentation, some, None if mirror is None else mirror[rows], dy[rows], dx[rows])
         batch.index_copy_(0, rows, sample(images.index_select(0, rows), y, x, augmentation.padding))
@@ -106,7 +110,19 @@ def _coordinates(
     h, w = images.shape[1:3]
     y = coordinates(augmentation.size, h, images.device)[None, :, None]
     x = coordinates(augmentation.size, w, images.device)[None, None, :]
-    y, x = affine.affine(y, x, (h, w), augmentation, words[philox.AFFINE])
+    if augmentation.affine:
+        y, x = affine.affine(y, x, (h, w), augmentation, words[philox.AFFINE])
     if mirror is not None:
         x = torch.where(mirror[:, None, None], w - 1 - x, x)
-    return y + dy[:, None, None], x + dx[:, None, None]
+    y, x = y + dy[:, None, None], x + dx[:, None, None]
+    if augmentation.policy != "none":
+        y, x = policy.move(y, x, (h, w), words[philox.POLICY])
+    return y, x
+
+
+def _warped(augmentation: Augmentation, words: dict[int, Words]) -> Tensor:
+    """Which images are seen at fractional coordinates that only they have: bool (B,)."""
+    if augmentation.policy == "none":
+        return affine.applied(augmentation, words[philox.AFFINE])
+    moved = policy.moves(words[philox.POLICY])
+    return moved | affine.applied(augmentation, words[philox.AFFINE]) if augmentation.affine else moved
