@@ -96,6 +96,8 @@ def _guard(read_end: int, parent: int, deadline: float) -> None:
             state.update(json.loads(line))
         if state.get("stop"):
             os._exit(0)
+    if os.getppid() != parent:  # it has gone, though a process it started keeps the pipe open: its number may be reused
+        os._exit(0)
     try:
         _expire(state)
     finally:
