@@ -169,7 +169,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def from_dict(kind: type[T], plain: Any, prefix: str = "") -> T:
     """Build a config from plain JSON values. Raises UsageError that names the dotted field."""
-    require(isinstance(plain, dict), f"{prefix or 'a config'} must be an object, not {plain!r}")
+    require(isinstance(plain, dict), f"{prefix.removesuffix('.') or 'a config'} must be an object, not {plain!r}")
     hints = typing.get_type_hints(kind)
     values = {}
     for name, value in plain.items():
@@ -186,6 +186,8 @@ def load(path: Path) -> Config:
     """Read a saved config.json. Raises UsageError that names the file."""
     try:
         return from_dict(Config, json.loads(path.read_text(encoding="utf-8")))
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
     except ValueError as error:
