@@ -55,11 +55,12 @@ class Machine:
         """What was found and why it was chosen, for a person."""
         choice, about = self.choice, self.description
         dtype = str(choice.dtype).removeprefix("torch.")
+        threads = f", {torch.get_num_threads()} threads" if choice.device.type == "cpu" else ""
         return [
             f"device  {about['name']} ({choice.device}, {about['cores']} cores): {choice.device_reason}",
             f"dtype  {dtype}: {choice.dtype_reason}",
             f"data  {self.dataset.name} ({self.dataset.source}): {self.split['train']}, {self.split['scored']}",
-            f"speed  {self.flops_per_second / 1e12:.3g} TFLOP/s in training steps of the probe",
+            f"speed  {self.flops_per_second / 1e12:.3g} TFLOP/s in training steps of the probe{threads}",
         ]
 
 
@@ -76,10 +77,14 @@ def open_machine(choice: device.Choice, dataset: Dataset, *, holdout: bool) -> M
         held_out = images[out].to(target), labels[out].to(target)
         images, labels = images[kept], labels[kept]
         split = {"train": f"train[{len(kept)} of {total}]", "scored": f"train[{len(out)} of {total}, held out]"}
+    if target.type == "cpu":
+        flops_per_second = probe.settle_threads(choice.dtype)
+    else:
+        flops_per_second = probe.training_flops_per_second(target, choice.dtype)
     return Machine(
         choice=choice,
         description=device.describe(target),
-        flops_per_second=probe.training_flops_per_second(target, choice.dtype),
+        flops_per_second=flops_per_second,
         dataset=dataset,
         train_images=images.to(target),
         train_labels=labels.to(target),
