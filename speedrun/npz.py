@@ -32,9 +32,10 @@ def read_npz(path: Path) -> tuple[Splits, tuple[str, ...]]:
 
 def _load(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("it holds a single array")
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ValueError("it holds a single array")
+        with file:
             return {name: np.ascontiguousarray(file[name]) for name in ARRAYS if name in file.files}
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None

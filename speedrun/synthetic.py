@@ -24,11 +24,11 @@ GRID = 4  # the background is interpolated between GRID x GRID colours
 CENTRE = 5.0  # the shape's centre is at most this far from the image's, in x and in y
 HALF_SIZE = (6.5, 11.0)
 TILT = 0.2
-CONTRAST = (0.25, 0.55)
+CONTRAST = (0.35, 0.70)
 BACKGROUND = (0.2, 0.8)
 BACKGROUND_SPREAD = 0.18
 SPOT_RADIUS = (1.5, 3.5)
-NOISE = 0.12
+NOISE = 0.10
 
 Field = Callable[[np.ndarray, np.ndarray], np.ndarray]
 

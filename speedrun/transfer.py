@@ -106,7 +106,7 @@ class Transfer:
         """One attempt at each address, the fastest so far first. Raises FetchError if none of them answers."""
         order = sorted(self.addresses, key=lambda address: -self._rates.get(address, 0.0))
         probe, answered = _Probe(order, self.limits.connect), False
-        for address, following in zip(order, [*order[1:], ""], strict=True):
+        for address, following in zip(order, [*order, ""][1:], strict=True):
             try:
                 probe.check(address)
                 answered = True
@@ -208,8 +208,8 @@ class Transfer:
         folder = self.partial.parent
         free = shutil.disk_usage(folder).free
         raise FetchError(
-            f"{folder} cannot hold {self.file.name} ({error.strerror}): needed {self.file.size / 1e6:.0f} MB, "
-            f"free {free / 1e6:.0f} MB, {size / 1e6:.0f} MB of it just freed; ${CACHE_VARIABLE} names another folder"
+            f"{folder} cannot hold {self.file.name} ({error.strerror}): needed {self.file.size / 1e6:.1f} MB, "
+            f"free {free / 1e6:.1f} MB, {size / 1e6:.1f} MB of it just freed; ${CACHE_VARIABLE} names another folder"
         ) from error
 
     def _tell(self, address: str, received: int, seconds: float, message: str = "") -> None:

@@ -13,6 +13,7 @@ from cifar_copies import PER_FILE, contents, expected_images, flip, pack, publis
 from speedrun import cifar, data, fetch, imagecache
 from speedrun.catalogue import CIFAR10, CIFAR100, KNOWN
 from speedrun.errors import DataError, FetchError, UsageError
+from speedrun.formats import Splits
 
 PYTHON, BINARY = CIFAR10.layouts
 
@@ -229,7 +230,7 @@ def test_D9_a_dataset_cannot_be_made_of_wrong_arrays():
     images, labels = np.zeros((3, 8, 8, 3), np.uint8), np.arange(3)
 
     def dataset(*arrays: np.ndarray) -> data.Dataset:
-        return data.Dataset("own", *arrays, classes=("a", "b", "c"), source="here")
+        return data.Dataset("own", *Splits(*arrays), classes=("a", "b", "c"), source="here")
 
     dataset(images, labels, images, labels)
     for wrong, wrong_labels in (
