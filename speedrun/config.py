@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 from speedrun.errors import UsageError
 
 SEED_LIMIT = 2**32
+# Whitening takes one pixel off the side, and three groups halve what is left.
+SMALLEST_SIDE = 9
 
 T = TypeVar("T")
 
@@ -144,7 +146,8 @@ class Config(Checked):
         require(self.runs >= 1, "runs must be at least 1")
         require(self.batch_size is None or self.batch_size >= 1, "batch_size must be at least 1")
         sizes = self.resolutions
-        require(sizes is None or (len(sizes) > 0 and min(sizes) >= 8), "resolutions must be 8 pixels or more")
+        too_small = sizes is not None and (not sizes or min(sizes) < SMALLEST_SIDE)
+        require(not too_small, f"resolutions must be {SMALLEST_SIDE} pixels or more")
 
     @property
     def budget(self) -> float | None:

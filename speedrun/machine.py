@@ -33,8 +33,8 @@ class Machine:
 
     @property
     def image_size(self) -> int:
-        """Side of the images in pixels."""
-        return self.train_images.shape[1]
+        """The shorter side of the images in pixels."""
+        return min(self.train_images.shape[1:3])
 
     @property
     def scored_count(self) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 
-from speedrun.config import Config
+from speedrun.config import SMALLEST_SIDE, Config, require
 
 # A quarter of the images, the least certain, gets nearly all that further views gain (source:
 # github.com/hiverge/cifar10-speedrun); the six views of `speedrun.evaluate` gained 0.8 points on the split.
@@ -146,6 +146,7 @@ def choose(
     device: "cpu", "cuda" or another of torch's types. seconds: for training and evaluating, None without a deadline.
     probe_flops: operations a second that the probe reached here. image_size: side of the images in pixels.
     images, scored: number of training images and of images to evaluate.
+    Raises UsageError where resolutions, cutout or translate do not fit the images.
     """
     rungs = table() if rungs is None else rungs
     if seconds is None:
@@ -161,13 +162,17 @@ def choose(
         reason = f"{flops / 1e12:.3g} TFLOP of training fit; {rung.source}"
     if (config.model.widths or rung.widths, config.model.depth or rung.depth) != (rung.widths, rung.depth):
         expected, reason = None, "net as asked"
-    resolutions = config.resolutions or tuple(round(size * image_size / 32) for size in rung.resolutions)
+    cutout = round(rung.cutout * image_size / 32) if config.augment.cutout is None else config.augment.cutout
+    resolutions = config.resolutions or tuple(
+        max(round(size * image_size / 32), SMALLEST_SIDE) for size in rung.resolutions
+    )
+    _check_sizes(resolutions, cutout, config.augment.translate, image_size)
     return Plan(
         widths=config.model.widths or rung.widths,
         depth=config.model.depth or rung.depth,
         resolutions=resolutions,
         batch_size=min(config.batch_size or rung.batch_size, images),
-        cutout=rung.cutout if config.augment.cutout is None else config.augment.cutout,
+        cutout=cutout,
         lr=rung.lr if config.optim.lr is None else config.optim.lr,
         tta=tta if config.tta == "auto" else config.tta,
         uncertain_share=UNCERTAIN_SHARE if config.tta == "auto" else 1.0,
@@ -175,6 +180,14 @@ def choose(
         expected_accuracy=expected,
         reason=reason,
     )
+
+
+def _check_sizes(resolutions: Sequence[int], cutout: int, translate: int, image_size: int) -> None:
+    """Raise UsageError for what images of `image_size` pixels cannot give."""
+    shown = ",".join(map(str, resolutions))
+    require(max(resolutions) <= image_size, f"resolutions {shown} are more than the images' {image_size} pixels")
+    require(cutout <= image_size, f"augment.cutout {cutout} is more than the images' {image_size} pixels")
+    require(translate < image_size, f"augment.translate {translate} does not fit images of {image_size} pixels")
 
 
 def _offer(rung: Rung, tta: str, speed: float, seconds: float, scored: int) -> tuple[float, float, Rung, str]:
