@@ -251,6 +251,8 @@ def _claimed(folder: Path | None, config: Config) -> Iterator[None]:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(files.lock(guard, wait_seconds=0.0, what=f"the run that writes to {folder}"))
+            stack.callback(_remove, folder)
+            stack.callback(guard.unlink, missing_ok=True)
             if (folder / "result.json").exists():
                 raise SpeedrunError(f"{folder} holds another run already: choose another --out")
             files.write_json(folder / "config.json", to_dict(config))
@@ -258,16 +260,13 @@ def _claimed(folder: Path | None, config: Config) -> Iterator[None]:
             raise SpeedrunError(f"another run is writing to {folder}: choose another --out") from None
         except OSError as error:
             raise SpeedrunError(f"{folder} cannot be written: {error.strerror}") from None
-        try:
-            yield
-        finally:
-            guard.unlink(missing_ok=True)
-            if not (folder / "result.json").exists():
-                _remove(folder)
+        yield
 
 
 def _remove(folder: Path) -> None:
-    """Undo what claiming the folder made; whatever else lies in it stays."""
+    """Undo what claiming the folder made if no record came of it; whatever else lies in it stays."""
+    if (folder / "result.json").exists():
+        return
     for name in ("config.json", "metrics.jsonl"):
         (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
