@@ -101,7 +101,7 @@ def fetch_file(
         raise FetchError(str(error)) from error
     except OSError as error:
         raise FetchError(f"{folder} cannot be written ({error}); ${CACHE_VARIABLE} names another folder") from error
-    return FetchResult(path, transfer.seconds, transfer.bytes, address)
+    return FetchResult(path, transfer.seconds, transfer.transferred, address)
 
 
 @contextmanager

@@ -78,16 +78,6 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_text(path, json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
 
 
-def append_line(path: str | os.PathLike[str], line: str, *, wait_seconds: float = 10.0) -> None:
-    """Append one line, whole, however many processes append at once. A torn last line of a crash stays alone."""
-    with open(path, "a+b", buffering=0) as file:
-        _acquire(file.fileno(), wait_seconds, lambda: f"the end of {path}", None)
-        end = file.seek(0, os.SEEK_END)
-        file.seek(max(end - 1, 0))
-        separator = b"" if file.read(1) in (b"", b"\n") else b"\n"
-        file.write(separator + line.encode() + b"\n")  # one write: O_APPEND keeps it together without a lock
-
-
 @contextmanager
 def lock(
     path: str | os.PathLike[str],

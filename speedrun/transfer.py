@@ -64,8 +64,8 @@ class _Failed(Exception):
 class Transfer:
     """Gathers one file in `partial`, which keeps what has arrived for the next attempt, whoever makes it.
 
-    seconds: of transfer, each attempt from its request to its last byte; bytes: received over the network. https_only:
-    False lets http through, for servers on the loopback and nothing else.
+    seconds: of transfer, each attempt from its request to its last byte; transferred: bytes received over the network.
+    https_only: False lets http through, for servers on the loopback and nothing else.
     """
 
     file: KnownFile
@@ -75,7 +75,7 @@ class Transfer:
     report: Callable[[Progress], None]
     https_only: bool = True
     seconds: float = 0.0
-    bytes: int = 0
+    transferred: int = 0
     _rates: dict[str, float] = field(default_factory=dict)  # bytes a second, as last seen
     _failures: dict[str, str] = field(default_factory=dict)  # address: the last reason
 
@@ -175,7 +175,7 @@ class Transfer:
                         raise _Failed(f"only {rate / 1e3:.0f} kB/s")
         finally:
             self.seconds += last - started
-            self.bytes += received - offset
+            self.transferred += received - offset
         self._tell(address, received, self.seconds)
 
     def _write(self, out: IO[bytes], block: bytes) -> None:
@@ -234,7 +234,7 @@ def pause(rounds: int, limits: Limits) -> float:
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follows a redirect to https only: urllib's own would follow one to http."""
 
-    def redirect_request(self, request, response, code, reason, headers, address):  # type: ignore[no-untyped-def]
+    def redirect_request(self, request, response, code, reason, headers, address):
         if urlsplit(address).scheme != "https":
             raise _Failed(f"redirects away from https, to {address}: refused")
         return super().redirect_request(request, response, code, reason, headers, address)
