@@ -135,6 +135,7 @@ class Config(Checked):
     dry_run: bool = option(False, "print the plan and stop before training", flag=True)
     batch_size: int | None = option(None, "images a step")
     resolutions: tuple[int, ...] | None = option(None, "sides in pixels, equal shares of the run, last one at test")
+    uncertain_share: float | None = option(None, "share of the images, the least certain, that get further views")
     model: ModelConfig = field(default_factory=ModelConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -145,6 +146,8 @@ class Config(Checked):
         require(0 <= self.seed < SEED_LIMIT, f"seed must be in 0..{SEED_LIMIT - 1}, not {self.seed}")
         require(self.runs >= 1, "runs must be at least 1")
         require(self.batch_size is None or self.batch_size >= 1, "batch_size must be at least 1")
+        share = self.uncertain_share
+        require(share is None or 0 <= share <= 1, "uncertain_share must be in [0, 1]")
         sizes = self.resolutions
         too_small = sizes is not None and (not sizes or min(sizes) < SMALLEST_SIDE)
         require(not too_small, f"resolutions must be {SMALLEST_SIDE} pixels or more")

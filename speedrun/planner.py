@@ -103,6 +103,7 @@ class Plan:
             resolutions=self.resolutions,
             batch_size=self.batch_size,
             tta=self.tta,
+            uncertain_share=self.uncertain_share,
             compile=self.compile,
         )
 
@@ -166,6 +167,7 @@ def choose(
     resolutions = config.resolutions or tuple(
         max(round(size * image_size / 32), SMALLEST_SIDE) for size in rung.resolutions
     )
+    share = UNCERTAIN_SHARE if config.tta == "auto" else 1.0
     _check_sizes(resolutions, cutout, config.augment.translate, image_size)
     return Plan(
         widths=config.model.widths or rung.widths,
@@ -175,7 +177,7 @@ def choose(
         cutout=cutout,
         lr=rung.lr if config.optim.lr is None else config.optim.lr,
         tta=tta if config.tta == "auto" else config.tta,
-        uncertain_share=UNCERTAIN_SHARE if config.tta == "auto" else 1.0,
+        uncertain_share=share if config.uncertain_share is None else config.uncertain_share,
         compile=_compile_mode(config, device, seconds),
         expected_accuracy=expected,
         reason=reason,
