@@ -143,10 +143,10 @@ def _run(
     """Launches the kernel or calls the twin. Where the kernel cannot be compiled: one warning, and the twin."""
     if method not in _METHODS:
         raise ValueError(f"method must be one of {', '.join(_METHODS)}, not {method!r}")
-    if method == "fused" and not (backend.INTERPRETED or (images.is_cuda and backend.ENABLED)):
+    if method == "fused" and not (backend.ENABLED and (images.is_cuda or backend.INTERPRETED)):
         raise ValueError("the fused kernel needs Triton, and images on CUDA or TRITON_INTERPRET=1")
     arguments = (images, index, augmentation, mean, std, seed, epoch, out, offset, mixed)
-    if method == "fused" or (method == "auto" and images.is_cuda and augmentation not in _refused):
+    if method == "fused" or (method == "auto" and _on_device(images) and augmentation not in _refused):
         try:
             from kernels.fused import launch  # not before it is needed: the twin's machines never load it
 
@@ -160,6 +160,13 @@ def _run(
             _refused.add(augmentation)
             _warn(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}")
     render(*arguments)
+
+
+def _on_device(images: Tensor) -> bool:
+    """Whether the images are where Triton has kernels. Without Triton that is worth the same one warning."""
+    if images.is_cuda and not backend.ENABLED:
+        _warn("Triton is not installed")
+    return images.is_cuda and backend.ENABLED
 
 
 @cache

@@ -206,7 +206,7 @@ def _picture_jit(
     POLICY: tl.constexpr = A.value.policy
     image = images + i * (H * W * 3)
     v, u = y, x
-    if WARPS or H != SIZE or W != SIZE:
+    if WARPS or (H != SIZE or W != SIZE):  # Triton before 3.4 takes two operands at a time
         v, u = coordinates_jit(y, H, SIZE), coordinates_jit(x, W, SIZE)
     if AFFINE > 0.0:
         v, u = affine_jit(seed, epoch, i, v, u, H, W, A)
