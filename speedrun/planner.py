@@ -155,7 +155,7 @@ def choose(
         reason = "no deadline: the standard width"
     else:
         offers = [
-            _offer(rung, tta, probe_flops * (rung.speed if device == "cpu" else 1.0), seconds, scored)
+            _offer(rung, tta, _speed(rung, device, probe_flops), seconds, scored)
             for rung in rungs
             for tta in ("full", "none")
         ]
@@ -190,6 +190,21 @@ def _check_sizes(resolutions: Sequence[int], cutout: int, translate: int, image_
     require(max(resolutions) <= image_size, f"resolutions {shown} are more than the images' {image_size} pixels")
     require(cutout <= image_size, f"augment.cutout {cutout} is more than the images' {image_size} pixels")
     require(translate < image_size, f"augment.translate {translate} does not fit images of {image_size} pixels")
+
+
+def least_seconds(device: str, probe_flops: float, scored: int, rungs: Sequence[Rung] | None = None) -> float:
+    """Seconds below which no net can be calibrated, trained for a step and evaluated. Units as in `choose`."""
+    rungs = table() if rungs is None else rungs
+    steps = 2 * 3 + 1  # two to calibrate at each of three resolutions, one to train
+    return min(
+        (3 * steps * rung.batch_size + scored) * rung.forward_flops / _speed(rung, device, probe_flops)
+        for rung in rungs
+    )
+
+
+def _speed(rung: Rung, device: str, probe_flops: float) -> float:
+    """Operations a second of a net. How nets differ from the probe is known of CPUs alone."""
+    return probe_flops * (rung.speed if device == "cpu" else 1.0)
 
 
 def _offer(rung: Rung, tta: str, speed: float, seconds: float, scored: int) -> tuple[float, float, Rung, str]:

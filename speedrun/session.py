@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from speedrun import checkpoint, models, planner
 from speedrun.calibrate import Costs, calibrate
@@ -60,16 +60,20 @@ class Session:
     stream: Stream = field(init=False)
 
     def choose_plan(self) -> planner.Plan:
-        """Fill in what the config leaves open, from the seconds that are left."""
-        seconds = self.clock.remaining()
+        """Fill in what the config leaves open, from the seconds that are left. UsageError where they cannot suffice."""
+        machine, seconds = self.machine, self.clock.remaining()
+        device, speed, after = machine.choice.device.type, machine.flops_per_second, SAVE_SECONDS + END_MARGIN
+        least = planner.least_seconds(device, speed, machine.scored_count) + after
+        if seconds < least:
+            self._refuse(least)
         self.plan = planner.choose(
             self.config,
-            device=self.machine.choice.device.type,
-            seconds=None if math.isinf(seconds) else max(seconds - SAVE_SECONDS - END_MARGIN, 0.1),
-            probe_flops=self.machine.flops_per_second,
-            image_size=self.machine.image_size,
-            images=len(self.machine.train_images),
-            scored=self.machine.scored_count,
+            device=device,
+            seconds=None if math.isinf(seconds) else seconds - after,
+            probe_flops=speed,
+            image_size=machine.image_size,
+            images=len(machine.train_images),
+            scored=machine.scored_count,
         )
         self.config = self.plan.apply(self.config)
         self.outcome.plan = self.plan
@@ -100,8 +104,11 @@ class Session:
     def _check_budget(self) -> None:
         first_step = self.costs.step[self.trainee.resolutions[0]]
         if self.clock.remaining() - self.reserve() < first_step:
-            least = math.ceil(self.clock.elapsed() + self.reserve() + 2 * first_step)
-            raise UsageError(f"{self.clock.seconds:g} s are too few here: --seconds {least} is the least that works")
+            self._refuse(self.reserve() + 2 * first_step)
+
+    def _refuse(self, more_seconds: float) -> NoReturn:
+        least = math.ceil(1.1 * (self.clock.elapsed() + more_seconds))
+        raise UsageError(f"{self.clock.seconds:g} s are too few here: --seconds {least} is the least that works")
 
     def train(self) -> None:
         """Train to the end of the schedule or to a signal. The comparable clock starts here."""
