@@ -1,0 +1,159 @@
+"""The stream of batches: order, labels, normalisation, and what an image's augmentation depends on."""
+
+import numpy as np
+import pytest
+import torch
+
+from kernels.augment import Augmentation
+from speedrun.stream import Batch, Normalization, Stream
+
+COUNT = 103
+RNG = np.random.default_rng(0)
+IMAGES = torch.from_numpy(RNG.integers(0, 256, (COUNT, 16, 16, 3), dtype=np.uint8))
+LABELS = torch.from_numpy(RNG.integers(0, 10, COUNT))
+NONE = Augmentation()
+ALL = Augmentation(flip="alternating", translate=2, cutout=8)
+
+
+def stream(batch_size: int = 10, seed: int = 0, augmentation: Augmentation = ALL, dtype=torch.float32) -> Stream:
+    return Stream(
+        IMAGES,
+        LABELS,
+        batch_size=batch_size,
+        augmentation=augmentation,
+        normalization=Normalization.of(IMAGES),
+        dtype=dtype,
+        seed=seed,
+    )
+
+
+def epochs(source: Stream, count: int) -> list[list[Batch]]:
+    return [[source.next() for _ in range(source.batches_per_epoch)] for _ in range(count)]
+
+
+def order(batches: list[Batch]) -> list[int]:
+    return torch.cat([batch.index for batch in batches]).tolist()
+
+
+def test_normalization_is_numpys():
+    found = Normalization.of(IMAGES)
+    pixels = IMAGES.numpy().reshape(-1, 3).astype(np.float64) / 255
+    np.testing.assert_allclose(found.mean.numpy(), pixels.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(found.std.numpy(), pixels.std(0), rtol=1e-6)
+    assert found.mean.dtype == found.std.dtype == torch.float32
+
+
+def test_normalization_of_extreme_pixels_is_exact():
+    images = torch.zeros(2, 1, 1, 3, dtype=torch.uint8)
+    images[0] = torch.tensor([255, 0, 51], dtype=torch.uint8)
+    found = Normalization.of(images)
+    assert found.mean.tolist() == pytest.approx([0.5, 0.0, 0.1])
+    assert found.std.tolist() == pytest.approx([0.5, 0.0, 0.1])
+
+
+def test_a_batch_without_augmentation_is_the_normalised_pictures():
+    batch = stream(augmentation=NONE).next()
+    pixels = IMAGES.numpy() / 255
+    mean, std = pixels.mean((0, 1, 2)), pixels.std((0, 1, 2))
+    expected = ((pixels - mean) / std)[batch.index.numpy()].transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(batch.images.numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_batches_are_channels_last_in_the_compute_dtype(dtype: torch.dtype):
+    batch = stream(dtype=dtype).next(12)
+    assert (batch.images.shape, batch.images.dtype) == ((10, 3, 12, 12), dtype)
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert (batch.labels.shape, batch.labels.dtype, batch.index.dtype) == ((10,), torch.int64, torch.int64)
+
+
+def test_every_image_comes_once_an_epoch_but_the_remainder():
+    for batches in epochs(stream(), 3):
+        seen = order(batches)
+        assert len(seen) == len(set(seen)) == 100
+        assert set(seen) <= set(range(COUNT))
+
+
+def test_the_remainder_is_another_one_each_epoch():
+    left_out = [set(range(COUNT)) - set(order(batches)) for batches in epochs(stream(), 6)]
+    assert all(len(left) == 3 for left in left_out)
+    assert len(set(map(frozenset, left_out))) > 1
+
+
+def test_epochs_are_shuffled_anew():
+    first, second = (order(batches) for batches in epochs(stream(), 2))
+    assert first != second
+    assert first != sorted(first)
+
+
+def test_R1_one_seed_gives_the_same_batches():
+    for mine, other in zip(epochs(stream(seed=5), 2), epochs(stream(seed=5), 2), strict=True):
+        for a, b in zip(mine, other, strict=True):
+            assert torch.equal(a.index, b.index)
+            assert torch.equal(a.images, b.images)
+
+
+def test_R2_another_seed_gives_another_order_and_other_pictures():
+    first, second = stream(seed=1).next(), stream(seed=2).next()
+    assert not torch.equal(first.index, second.index)
+    pictures = [pictures_by_index(stream(seed=seed)) for seed in (1, 2)]
+    same = [torch.equal(pictures[0][i], pictures[1][i]) for i in set(pictures[0]) & set(pictures[1])]
+    assert sum(same) < 0.1 * len(same)
+
+
+def test_labels_belong_to_their_images():
+    for batch in epochs(stream(), 1)[0]:
+        assert torch.equal(batch.labels, LABELS[batch.index])
+
+
+def pictures_by_index(source: Stream, epoch: int = 0) -> dict[int, torch.Tensor]:
+    batches = epochs(source, epoch + 1)[epoch]
+    return {int(i): image for batch in batches for i, image in zip(batch.index, batch.images, strict=True)}
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_R7_what_is_done_to_an_image_does_not_depend_on_the_batch(epoch: int):
+    small, large = (pictures_by_index(stream(batch_size=size), epoch) for size in (7, 50))
+    shared = set(small) & set(large)
+    assert len(shared) > 90
+    assert all(torch.equal(small[i], large[i]) for i in shared)
+
+
+def test_an_image_is_augmented_anew_each_epoch():
+    first, second = (pictures_by_index(stream(), epoch) for epoch in (0, 1))
+    shared = set(first) & set(second)
+    assert sum(torch.equal(first[i], second[i]) for i in shared) < 0.1 * len(shared)
+
+
+def test_alternating_flips_show_both_sides_in_two_epochs():
+    source = Augmentation(flip="alternating")
+    first, second = (pictures_by_index(stream(augmentation=source), epoch) for epoch in (0, 1))
+    shared = set(first) & set(second)
+    assert all(torch.equal(first[i], second[i].flip(-1)) for i in shared)
+
+
+def test_the_erased_square_keeps_its_share_of_the_picture():
+    augmentation = Augmentation(cutout=8)
+    for size, side in ((16, 8), (12, 6), (8, 4)):
+        batch = stream(augmentation=augmentation).next(size)
+        assert [int((image == 0).all(0).sum()) for image in batch.images] == [side * side] * 10
+
+
+def test_epochs_are_counted():
+    source = stream()
+    assert (source.epoch, source.batches_per_epoch) == (0.0, 10)
+    for _ in range(15):
+        source.next()
+    assert source.epoch == 1.5
+
+
+def test_it_can_be_iterated():
+    source, other = stream(), stream()
+    for _, batch in zip(range(12), source, strict=False):
+        assert torch.equal(batch.images, other.next().images)
+
+
+def test_a_batch_larger_than_the_set_is_refused():
+    with pytest.raises(ValueError, match="a batch of 104 needs as many images, the set has 103"):
+        stream(batch_size=104)
+    assert stream(batch_size=103).batches_per_epoch == 1
