@@ -44,7 +44,7 @@ def _tone(batch: Tensor, augmentation: Augmentation, words: Words) -> Tensor:
     offset = torch.where(some, 255.0 * augmentation.brightness * signed(words[1]), 0.0)
     factor = torch.where(some, 1.0 + augmentation.contrast * signed(words[2]), 1.0)
     shape = (-1, 1, 1, 1)
-    return torch.addcmul(offset.view(shape), batch, factor.view(shape)).clamp_(0.0, 255.0)
+    return batch.mul_(factor.view(shape)).add_(offset.view(shape)).clamp_(0.0, 255.0)
 
 
 def _shift_hue(batch: Tensor, augmentation: Augmentation, turn: Tensor, chroma: Tensor, light: Tensor) -> Tensor:
@@ -66,7 +66,8 @@ def _shift_hue(batch: Tensor, augmentation: Augmentation, turn: Tensor, chroma: 
     spread = value * saturation
     channels = []
     for channel in (5.0, 3.0, 1.0):
-        k = torch.remainder(sixth + channel, 6.0)
+        k = sixth + channel
+        k -= 6.0 * (k * (1.0 / 6.0)).floor_()  # torch.remainder does not vectorise
         channels.append(value - spread * torch.minimum(k, 4.0 - k).clamp_(0.0, 1.0))
     return torch.stack(channels, dim=-1)
 

@@ -25,35 +25,30 @@ def streams(augmentation: Augmentation) -> list[int]:
 
 
 def erase_(batch: Tensor, augmentation: Augmentation, words: dict[int, Words]) -> None:
-    """Sets the squares of each image of (B, S, S, 3) floats to 0, in place.
-
-    A bitwise and of the floats' own bits with all ones or none: on the CPU eight times as fast as a masked fill.
-    """
-    size, side = augmentation.size, augmentation.hole_size
-    masks = []
+    """Sets the squares of each image of (B, S, S, 3) floats to 0, in place."""
     if augmentation.cutout:
-        word = words[philox.CUTOUT]
-        masks.append(_keep(word[0], word[1], augmentation.cutout, size, batch))
-    for hole in range(augmentation.hole_count if augmentation.holes else 0):
-        word = words[philox.HOLES + hole // 2]
-        first = 2 * (hole % 2)
-        masks.append(_keep(word[first], word[first + 1], side, size, batch))
-        masks[-1] |= chance(words[philox.ERASE][0], augmentation.holes).to(masks[-1].dtype)[:, None, None] - 1
-    bits = batch.view(_bits(batch)).view(len(batch), size, size * 3)
-    for mask in masks:
-        bits.bitwise_and_(mask)
+        corners = torch.stack(words[philox.CUTOUT][:2], 1)[:, None]
+        batch.copy_(_without(batch, corners, augmentation.cutout))
+    if augmentation.holes:
+        rows = chance(words[philox.ERASE][0], augmentation.holes).nonzero()[:, 0]
+        pairs = [torch.stack(words[philox.HOLES + pair], 1)[rows] for pair in range((augmentation.hole_count + 1) // 2)]
+        corners = torch.cat(pairs, 1).view(len(rows), -1, 2)[:, : augmentation.hole_count]
+        batch.index_copy_(0, rows, _without(batch.index_select(0, rows), corners, augmentation.hole_size))
 
 
-def _keep(word_y: Tensor, word_x: Tensor, side: int, size: int, batch: Tensor) -> Tensor:
-    """All ones outside a square, none inside: integers of the width of `batch`'s floats, (B, S, 3 S)."""
-    position = torch.arange(size, device=batch.device)
-    y, x = (position - below(word, size - side + 1)[:, None] for word in (word_y, word_x))
-    rows, columns = (((d < 0) | (d >= side)).to(_bits(batch)).neg_() for d in (y, x))
-    return rows[:, :, None] | columns.repeat_interleave(3, dim=1)[:, None, :]
+def _without(batch: Tensor, words: Tensor, side: int) -> Tensor:
+    """(R, S, S, 3) floats, 0 inside squares. words: int64 (R, squares, 2), for the y and x of each corner.
 
-
-def _bits(batch: Tensor) -> torch.dtype:
-    return torch.int32 if batch.element_size() == 4 else torch.int16
+    A product of matrices counts the squares over each pixel. What is kept is chosen by a bitwise and of the floats' own
+    bits with all ones or none: on the CPU eight times as fast as a masked fill.
+    """
+    size = batch.shape[1]
+    away = torch.arange(size, device=batch.device) - below(words, size - side + 1)[..., None]
+    y, x = ((away >= 0) & (away < side)).to(torch.float32).unbind(2)
+    count = y.transpose(1, 2) @ x.repeat_interleave(3, 2)
+    bits = torch.int32 if batch.element_size() == 4 else torch.int16
+    keep = (count == 0).to(bits).neg_().view_as(batch)
+    return (batch.view(bits) & keep).view(batch.dtype)
 
 
 @jit

@@ -54,17 +54,18 @@ class Plan(NamedTuple):
         return torch.cat([self.image[:, 0], *(self.image[some, k] for k, some in enumerate(rows) if k)]), rows
 
     def see(self, k: int, rows: Tensor, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """(R, S, S) shares and (R, S, S, 3) shifted pictures of member k, in `rows`."""
+        """Shares and shifted pictures of member k in `rows`, (R, S, 3 S) both: a broadcast over an innermost axis of
+        three channels would not vectorise."""
         size = pictures.shape[1]
         top, bottom, left, right, shift_y, shift_x = (column[rows, k, None] for column in self[3:])
         position = torch.arange(size, device=rows.device)
-        inside = ((position >= top) & (position < bottom))[:, :, None] & ((position >= left) & (position < right))[
-            :, None
-        ]
+        inside_y = (position >= top) & (position < bottom)
+        inside_x = ((position >= left) & (position < right)).repeat_interleave(3, 1)
+        share = (inside_y * self.share[rows, k, None])[:, :, None] * inside_x[:, None, :]
         moved = ((shift_y != 0) | (shift_x != 0))[:, 0].nonzero()[:, 0]
         y, x = ((position + shift[moved]).clamp(0, size - 1) for shift in (shift_y, shift_x))
         shown = pictures.index_copy(0, moved, pictures[moved[:, None, None], y[:, :, None], x[:, None, :]])
-        return inside * self.share[rows, k, None, None], shown
+        return share, shown.flatten(2)
 
 
 class _Draw(NamedTuple):
@@ -163,8 +164,8 @@ def paint(pictures: Tensor, plan: Plan, rows: list[Tensor]) -> Tensor:
     base, *others = pictures.split([len(plan.image), *(len(some) for some in rows[1:])])
     for k, some in enumerate(rows):
         old = base.index_select(0, some)
-        shares, member = plan.see(k, some, others[k - 1] if k else old)
-        base.index_copy_(0, some, torch.lerp(old, member, shares[..., None]))
+        share, member = plan.see(k, some, others[k - 1] if k else old)
+        base.index_copy_(0, some, torch.lerp(old.flatten(2), member, share).view_as(old))
     return base
 
 

@@ -17,7 +17,10 @@ _TORCH_PADDING = {"reflect": "reflection", "edge": "border", "zero": "zeros"}
 def sample(images: Tensor, y: Tensor, x: Tensor, padding: str) -> Tensor:
     """(B, H, W, 3) images at float32 coordinates (B, S, S) of their own: float32 (B, S, S, 3)."""
     h, w = images.shape[1:3]
-    grid = torch.stack((x * (2.0 / (w - 1)) - 1.0, y * (2.0 / (h - 1)) - 1.0), dim=-1)
+    grid = torch.empty((*x.shape, 2), device=x.device)
+    torch.mul(x, 2.0 / (w - 1), out=grid[..., 0])
+    torch.mul(y, 2.0 / (h - 1), out=grid[..., 1])
+    grid -= 1.0
     planes = images.permute(0, 3, 1, 2).to(torch.float32)
     found = functional.grid_sample(planes, grid, "bilinear", _TORCH_PADDING[padding], align_corners=True)
     return found.permute(0, 2, 3, 1)
