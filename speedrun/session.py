@@ -14,6 +14,7 @@ from speedrun.device import Window
 from speedrun.errors import UsageError
 from speedrun.evaluate import accuracy, views
 from speedrun.files import write_json
+from speedrun.loop import Report, train
 from speedrun.machine import Machine
 from speedrun.methods.plain import PlainStep
 from speedrun.metrics import MetricsWriter
@@ -23,7 +24,6 @@ from speedrun.schedule import one_cycle
 from speedrun.screen import Progress, Screen
 from speedrun.signals import Interrupted, Signals
 from speedrun.stream import Stream
-from speedrun.train import Report, train
 from speedrun.trainee import Trainee, build
 from speedrun.watchdog import MARGIN
 

@@ -88,7 +88,7 @@ def test_a_circle_would_be_found():
 
 
 def test_the_walk_sees_what_is_there():
-    assert {"speedrun.train", "kernels.augment", "benchmarks", "tests.test_imports"} <= set(MODULES)
+    assert {"speedrun.loop", "kernels.augment", "benchmarks", "tests.test_imports"} <= set(MODULES)
     assert "speedrun.session" in imports("speedrun.run", lazy=True)
     assert "speedrun.session" not in imports("speedrun.run", lazy=False)
     assert "speedrun.machine" not in imports("speedrun.outcome", lazy=True)  # for type checks only
@@ -143,6 +143,12 @@ def test_these_import_the_standard_library_alone(name: str):
 def test_importing_speedrun_loads_nothing_heavy(statement: str, allowed: set[str]):
     code = f"import sys; {statement}; print(*sorted({{'torch', 'numpy', 'rich', 'triton'}} & set(sys.modules)))"
     assert set(one_line(run(["-c", code]).stdout).split()) <= allowed
+
+
+def test_no_module_hides_a_public_name():
+    # Importing speedrun/train.py would put the module in the place of the function `speedrun.train`.
+    code = "import speedrun; print(*sorted(speedrun.__all__))"
+    assert not {f"speedrun.{name}" for name in one_line(run(["-c", code]).stdout).split()} & set(MODULES)
 
 
 def test_public_names_are_there_and_others_are_not():

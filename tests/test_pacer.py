@@ -28,7 +28,7 @@ class Drive:
 def drive(
     pacer: Pacer, seconds: float, factor: Slowdown, *, costs: Mapping[int, float] = COSTS, noise: random.Random
 ) -> Drive:
-    """Train as `speedrun.train` does, with steps that take their calibrated seconds times a factor, within 3 %."""
+    """Train as `speedrun.loop` does, with steps that take their calibrated seconds times a factor, within 3 %."""
     now = last = 0.0
     marks: list[float] = []
     sizes: list[int] = []

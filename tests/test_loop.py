@@ -10,9 +10,9 @@ import torch
 from kernels.augment import Augmentation
 from speedrun.clock import Clock
 from speedrun.device import Window
+from speedrun.loop import Report, train
 from speedrun.pacer import Pacer
 from speedrun.stream import Batch, Normalization, Stream
-from speedrun.train import Report, train
 
 IMAGES = torch.randint(0, 256, (40, 16, 16, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
 
@@ -147,7 +147,7 @@ class Late(Window):
 
 def test_numbers_that_come_late_are_those_of_the_newest_step_that_is_known(monkeypatch: pytest.MonkeyPatch):
     window = Late()
-    monkeypatch.setattr("test_train.Window", lambda _: window)
+    monkeypatch.setattr("test_loop.Window", lambda _: window)
     bench = Bench(steady, seconds=None, max_steps=6)
     bench.run()
     assert [math.isnan(report.loss) for report in bench.reports] == [True, True, False, False, False, False]
