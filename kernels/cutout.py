@@ -32,7 +32,7 @@ def erase_(batch: Tensor, augmentation: Augmentation, words: dict[int, Words]) -
     if augmentation.holes:
         rows = chance(words[philox.ERASE][0], augmentation.holes).nonzero()[:, 0]
         pairs = [torch.stack(words[philox.HOLES + pair], 1)[rows] for pair in range((augmentation.hole_count + 1) // 2)]
-        corners = torch.cat(pairs, 1).view(len(rows), -1, 2)[:, : augmentation.hole_count]
+        corners = torch.cat(pairs, 1).view(len(rows), 2 * len(pairs), 2)[:, : augmentation.hole_count]
         batch.index_copy_(0, rows, _without(batch.index_select(0, rows), corners, augmentation.hole_size))
 
 
