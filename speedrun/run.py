@@ -108,6 +108,7 @@ class _Launch:
     ledger: Ledger
     machine: "Machine | None" = None
     first_phases: dict[str, float] | None = None
+    out: Path | None = None
 
     def load(self) -> data.Dataset:
         """Read the data, fetching it if need be."""
@@ -124,10 +125,10 @@ class _Launch:
             return data.load(self.config.dataset, data_dir=self.config.data_dir, on_fetch=on_fetch)
 
     def run(self, number: int, loading: _Background[data.Dataset]) -> Result:
-        config = replace(self.config, seed=self.config.seed + number)
+        config = replace(self.config, seed=self.config.seed + number, runs=1)  # what is saved repeats this run alone
         if number > 0:
             self._restart()
-        folder = None if config.dry_run else _folder(config)
+        folder = None if config.dry_run else self._folder(config)
         outcome = Outcome()
         with _claimed(folder, config):
             try:
@@ -172,6 +173,13 @@ class _Launch:
         self.screen.summary(record, folder)
         codes = {"interrupted": self.signals.exit_code, "timeout": 1}
         return Result(record, folder, codes.get(outcome.status, 0))
+
+    def _folder(self, config: Config) -> Path:
+        """The folder of a run. Several runs share a parent, named once, and are told apart by their seeds."""
+        if self.out is None:
+            stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.recipe}"
+            self.out = config.out or next(path for path in _numbered(Path("runs") / stem) if not path.exists())
+        return self.out / f"seed-{config.seed}" if self.config.runs > 1 else self.out
 
     def _leave_if_stopped(self, folder: Path | None, config: Config, outcome: Outcome) -> None:
         """Tell the watchdog which record to leave behind if it has to end the process."""
@@ -219,16 +227,6 @@ class _Launch:
         for line in machine.lines():
             self.screen.note(line)
         return machine
-
-
-def _folder(config: Config) -> Path:
-    """The folder of a run. Several runs share a parent and are told apart by their seeds."""
-    folder = config.out
-    if folder is None:
-        # One name for all runs of the process, found once; a run of the same second takes another.
-        stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.recipe}"
-        folder = next(path for path in _numbered(Path("runs") / stem) if not path.exists())
-    return folder / f"seed-{config.seed}" if config.runs > 1 else folder
 
 
 def _numbered(path: Path) -> Iterator[Path]:
