@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# A net that trains in milliseconds on images of 16 pixels.
+# A net that trains in milliseconds on images of 16 pixels. Logits are divided by the width: a narrow net's head moves
+# faster than that of the wide nets that the default rates are for.
 TINY_NET = (
     "--set=model.widths=8,8,8",
     "--set=model.depth=2",
     "--set=batch_size=50",
     "--set=resolutions=12,16",
     "--set=optim.lr=0.05",
+    "--set=optim.bias_lr=0.01",
+    "--set=optim.head_lr=0.05",
 )
 
 
