@@ -65,6 +65,8 @@ class Pacer:
         self.progress = 1.0 if left == 1 else self.progress + (1.0 - self.progress) / left
         self.steps += 1
         self.steps_left = left - 1
+        if not self.done and self._fitting(seconds_left) < 0.5:  # one more step would end far past the time
+            self.progress, self.steps_left = 1.0, 0
         if not self.done:
             self.plan(seconds_left)
 

@@ -147,8 +147,10 @@ def choose(
     device: "cpu", "cuda" or another of torch's types. seconds: for training and evaluating, None without a deadline.
     probe_flops: operations a second that the probe reached here. image_size: side of the images in pixels.
     images, scored: number of training images and of images to evaluate.
-    Raises UsageError where resolutions, cutout or translate do not fit the images.
+    Raises UsageError where resolutions, cutout or translate do not fit the images, or SGD has no rate.
     """
+    chosen_rate = config.optim.filters == "muon" or config.optim.lr is not None
+    require(chosen_rate, "optim.filters=sgd needs optim.lr: the table's rates are Muon's")
     rungs = table() if rungs is None else rungs
     if seconds is None:
         rung, tta, expected = next(rung for rung in rungs if rung.widths == (64, 256, 256)), "full", None

@@ -167,12 +167,22 @@ class _Launch:
         self._guard()
         self._leave_if_stopped(folder, session.config, outcome)
         session.train()
-        session.save_model()
+        saved = self._saved(session.save_model)
         session.evaluate()
-        record = session.save_record()
-        self.screen.summary(record, folder)
+        record = session.finish()
+        saved &= self._saved(lambda: session.save_record(record))
+        self.screen.summary(record, folder if saved else None)
         codes = {"interrupted": self.signals.exit_code, "timeout": 1}
-        return Result(record, folder, codes.get(outcome.status, 0))
+        return Result(record, folder, codes.get(outcome.status, 0 if saved else 1))
+
+    def _saved(self, save: Callable[[], None]) -> bool:
+        """Whether saving went well. A full disk must not cost the result: it still goes to the screen and to stdout."""
+        try:
+            save()
+        except OSError as error:
+            self.screen.warn(f"not saved: {error}")
+            return False
+        return True
 
     def _folder(self, config: Config) -> Path:
         """The folder of a run. Several runs share a parent, named once, and are told apart by their seeds."""
@@ -197,13 +207,12 @@ class _Launch:
         self.clock = Clock(self.config.budget)
         self.ledger = Ledger(self.clock.start)
         for phase in ("start", "data"):
-            self._charge(phase, (self.first_phases or {}).get(phase, 0.0))
+            self._charge(phase)
         self._guard()
 
-    def _charge(self, phase: str, at_least: float | None = None) -> None:
-        """Bring a phase up to what the first run spent on it (or to `at_least` seconds)."""
-        goal = at_least if at_least is not None else (self.first_phases or {}).get(phase, 0.0)
-        missing = goal - self.ledger.snapshot()[phase]
+    def _charge(self, phase: str) -> None:
+        """Bring a phase up to what the first run spent on it."""
+        missing = (self.first_phases or {}).get(phase, 0.0) - self.ledger.snapshot()[phase]
         if missing > 0:
             self.clock.charge(missing)
             self.ledger.charge(phase, missing)
@@ -222,7 +231,8 @@ class _Launch:
         for note in dataset.notes:
             self.screen.warn(note)
         if dataset.name == "synthetic":
-            self.screen.banner("SYNTHETIC data", f"{dataset.reason}. Accuracies say nothing about CIFAR-10.")
+            why = f"{dataset.reason}. " if dataset.reason else ""
+            self.screen.banner("SYNTHETIC data", f"{why}Accuracies say nothing about CIFAR-10.")
         machine = open_machine(choice, dataset, holdout=self.config.holdout)
         for line in machine.lines():
             self.screen.note(line)
@@ -262,8 +272,8 @@ def _claimed(folder: Path | None, config: Config) -> Iterator[None]:
 
 
 def _remove(folder: Path) -> None:
-    """Undo what claiming the folder made if no record came of it; whatever else lies in it stays."""
-    if (folder / "result.json").exists():
+    """Undo what claiming the folder made if nothing came of it; whatever else lies in it stays."""
+    if any((folder / name).exists() for name in ("result.json", "model.pt")):
         return
     for name in ("config.json", "metrics.jsonl"):
         (folder / name).unlink(missing_ok=True)

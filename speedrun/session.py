@@ -37,7 +37,7 @@ COMPILE_SHARE = 0.25
 
 @dataclass
 class Session:
-    """One run: `choose_plan`, `prepare`, `train`, `save_model`, `evaluate`, `save_record`, each once, in this order.
+    """One run: `choose_plan`, `prepare`, `train`, `save_model`, `evaluate`, `finish`, `save_record`, once each.
 
     charge(phase): bring a phase up to what the first run of this process spent on it.
     """
@@ -215,15 +215,18 @@ class Session:
                 "image_size": self.machine.image_size,
             },
         )
-        write_json(self.folder / "config.json", to_dict(self.config))
+        # A repetition goes to a folder of its own.
+        write_json(self.folder / "config.json", {**to_dict(self.config), "out": None})
 
-    def save_record(self) -> dict[str, Any]:
-        """Write the record, the last file of a run, and return it."""
+    def finish(self) -> dict[str, Any]:
+        """Close the books: the final record."""
         self.enter("save")
+        return self.outcome.record(self.config, self.clock, self.ledger)
+
+    def save_record(self, final: dict[str, Any]) -> None:
+        """Write the record, the last file of a run."""
         assert self.folder is not None
-        final = self.outcome.record(self.config, self.clock, self.ledger)
         write_json(self.folder / "result.json", final)
-        return final
 
     def enter(self, phase: str) -> None:
         """Begin a phase, in the ledger and on the screen."""
