@@ -92,12 +92,24 @@ def ours(data: Data, index: Tensor, augmentation: Augmentation, method: str) -> 
     return lambda: mix(data.images, data.labels, index, augmentation, epoch=next(epoch), out=triple, **common)
 
 
+def captured(call: Callable[[], object]) -> Callable[[], object]:
+    """The call as a CUDA graph: what it costs inside a step that is captured whole."""
+    call()  # compiles, and makes the tables of mixing
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
 def contenders(
     name: str, data: Data, index: Tensor, augmentation: Augmentation, compile_twin: bool
 ) -> Iterator[tuple[str, Callable[[], object]]]:
     """Whatever can do this operation here: (name, call)."""
     if index.is_cuda:
-        yield "fused", ours(data, index, augmentation, "fused")
+        fused = ours(data, index, augmentation, "fused")
+        yield "fused", fused
+        yield "fused, in a graph", captured(fused)
     yield "twin", ours(data, index, augmentation, "torch")
     if compile_twin:
         yield "twin, compiled", torch.compile(ours(data, index, augmentation, "torch"))
@@ -113,7 +125,7 @@ def contenders(
 def rows(device: torch.device, quick: bool, bandwidth: float) -> Iterator[dict[str, Any]]:
     """One measurement a row."""
     data = Data.on(device)
-    sizes, counts = ((32,), (512,)) if quick else ((24, 28, 32), (512, 2048, DATA))
+    sizes, counts = ((32,), (512,)) if quick else ((24, 28, 32), (512, 1024, 2048, DATA))
     for name, fields in OPERATIONS.items():
         for size in sizes:
             augmentation = Augmentation(**{**fields, "size": size, "cutout": fields.get("cutout", 0) * size // 32})
