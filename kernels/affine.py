@@ -27,8 +27,8 @@ def affine(
     some = applied(augmentation, words)
     angle = math.radians(augmentation.affine_rotate) * signed(words[1])
     scale = 1.0 + augmentation.affine_scale * signed(words[2])
-    # The last word gives 16 bits to each axis.
-    move_y = augmentation.affine_shift * h * signed(words[3])
+    # The last word gives 16 bits to each axis, and no bit to both.
+    move_y = augmentation.affine_shift * h * signed(words[3] & 0xFFFF0000)
     move_x = augmentation.affine_shift * w * signed(words[3] << 16 & 0xFFFF0000)
     cos = torch.where(some, torch.cos(angle) / scale, 1.0)[:, None, None]
     sin = torch.where(some, torch.sin(angle) / scale, 0.0)[:, None, None]
@@ -55,7 +55,7 @@ def affine_jit(seed, epoch, index, y, x, H: tl.constexpr, W: tl.constexpr, A: tl
     scale = 1.0 + SCALE * signed_jit(zoom)
     cos = tl.where(some, tl.cos(angle) / scale, 1.0)
     sin = tl.where(some, tl.sin(angle) / scale, 0.0)
-    move_y = tl.where(some, SHIFT * H * signed_jit(move), 0.0)
+    move_y = tl.where(some, SHIFT * H * signed_jit(move >> 16 << 16), 0.0)
     move_x = tl.where(some, SHIFT * W * signed_jit(move << 16), 0.0)
     v = y - (H - 1) / 2 - move_y
     u = x - (W - 1) / 2 - move_x

@@ -20,7 +20,7 @@ __all__ = ["Augmentation", "augment", "fused", "mix", "twin", "view"]
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _METHODS = ("auto", "fused", "torch")
-_refused: set[Augmentation] = set()  # what the kernel could not be compiled for on this machine
+_launches: dict[Augmentation, bool] = {}  # whether the kernel could be launched on this machine; not there: not tried
 
 
 def augment(
@@ -49,6 +49,7 @@ def augment(
     """
     if augmentation.members > 1:
         raise ValueError("an augmentation with mixup, cutmix or ricap gives labels too: call mix, not augment")
+    _check_keys(images.device, seed=seed, epoch=epoch)
     out = _output(images, index, augmentation, mean, std, dtype, out)
     _run(method, images, index, augmentation, mean, std, seed, epoch, out)
     return out
@@ -79,6 +80,7 @@ def mix(
     member that is not seen has weight 0. step: an integer or 0-d tensor, which keys the mixing of `mix_per="batch"`.
     out: such a triple, written and returned if given. The other arguments and the errors are `augment`'s.
     """
+    _check_keys(images.device, seed=seed, epoch=epoch, step=step)
     shape = (len(index), augmentation.members)
     batch, out_labels, out_weights = out or (
         None,
@@ -146,20 +148,26 @@ def _run(
     if method == "fused" and not (backend.ENABLED and (images.is_cuda or backend.INTERPRETED)):
         raise ValueError("the fused kernel needs Triton, and images on CUDA or TRITON_INTERPRET=1")
     arguments = (images, index, augmentation, mean, std, seed, epoch, out, offset, mixed)
-    if method == "fused" or (method == "auto" and _on_device(images) and augmentation not in _refused):
+    known = None if method == "torch" else _launches.get(augmentation)
+    if method == "fused" or (method == "auto" and known is not False and _on_device(images)):
         try:
             from kernels.fused import launch  # not before it is needed: the twin's machines never load it
 
             launch(*arguments)
+            if not known:
+                _launches[augmentation] = True
             return
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:  # a compiler that is missing or fails has no one type
-            if method == "fused":
+            # What ran before, was being captured or lacked memory is no fault of the compiler: others must hear of it.
+            if method == "fused" or known or _capturing(images) or "out of memory" in str(error):
                 raise
-            _refused.add(augmentation)
+            _launches[augmentation] = False
             _warn(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}")
     render(*arguments)
+
+
+def _capturing(images: Tensor) -> bool:
+    return images.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def _on_device(images: Tensor) -> bool:
@@ -215,3 +223,17 @@ def _output(
     if out.shape != shape or out.dtype != dtype or not out.is_contiguous(memory_format=torch.channels_last):
         raise ValueError(f"out must be {dtype} {shape} in channels-last memory format")
     return out
+
+
+def _check_keys(device: torch.device, **keys: Key) -> None:
+    """Refuses keys that the kernel and the twin would read differently, or could not read."""
+    for name, key in keys.items():
+        if isinstance(key, Tensor):
+            if key.dtype != torch.int64 or key.dim() != 0:
+                raise TypeError(f"{name} must be an integer or 0-d int64, not {key.dtype} {tuple(key.shape)}")
+            if key.device != device:
+                raise ValueError(f"{name} must be on {device}, not on {key.device}")
+        elif not isinstance(key, int):
+            raise TypeError(f"{name} must be an integer or a 0-d int64 tensor, not {type(key).__name__}")
+        elif not 0 <= key < 2**63:
+            raise ValueError(f"{name} must lie in 0..2**63 - 1, not {key}")

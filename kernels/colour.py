@@ -10,6 +10,8 @@ from kernels.philox import Words, chance, chance_jit, signed, signed_jit, words_
 
 _TONE, _HUE, _GRAY = constant(philox.TONE), constant(philox.HUE), constant(philox.GRAY)
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as PIL's "L"
+_SURE = 0.01 * 255  # the difference of channels from which on hue and saturation move all the way
+_CERTAIN = constant(_SURE)
 
 
 def streams(augmentation: Augmentation) -> list[int]:
@@ -48,7 +50,11 @@ def _tone(batch: Tensor, augmentation: Augmentation, words: Words) -> Tensor:
 
 
 def _shift_hue(batch: Tensor, augmentation: Augmentation, turn: Tensor, chroma: Tensor, light: Tensor) -> Tensor:
-    """Adds to hue, saturation and value. A gray pixel has hue 0; saturation and value are clipped to their range."""
+    """Adds to hue, saturation and value; the last two are clipped to their range.
+
+    Near gray and near black, where hue and saturation mean nothing, a pixel's spread of channels moves only part of the
+    way, so that a rounding error of the spread stays small and gray stays gray.
+    """
     planes = batch.permute(3, 0, 1, 2).contiguous()
     red, green, blue = planes
     value, spread = planes.amax(0), planes.amax(0) - planes.amin(0)
@@ -58,12 +64,13 @@ def _shift_hue(batch: Tensor, augmentation: Augmentation, turn: Tensor, chroma: 
         (green - blue) * inverse,
         torch.where(value == green, 2.0 + (blue - red) * inverse, 4.0 + (red - green) * inverse),
     )
-    saturation = spread / value.clamp(min=1e-12)
+    saturation, sure = spread / value.clamp(min=1e-12), (spread * (1.0 / _SURE)).clamp_(max=1.0)
     shape = (-1, 1, 1)
     sixth = sixth + (6.0 * augmentation.hue_shift * signed(turn)).view(shape)
     saturation = (saturation + (augmentation.saturation_shift * signed(chroma)).view(shape)).clamp_(0.0, 1.0)
     value = (value + (255.0 * augmentation.value_shift * signed(light)).view(shape)).clamp_(0.0, 255.0)
-    spread = value * saturation
+    moved = torch.lerp(spread, value * saturation, sure)
+    spread = torch.minimum(moved, value)
     channels = []
     for channel in (5.0, 3.0, 1.0):
         k = sixth + channel
@@ -121,7 +128,8 @@ def _shift_hue_jit(red, green, blue, turn, chroma, light, A: tl.constexpr):
     sixth = tl.where(value == red, (green - blue) * inverse, other) + 6.0 * HUE * turn
     saturation = _clip_jit(spread / tl.maximum(value, 1e-12) + SATURATION * chroma, 1.0)
     value = _clip_jit(value + 255.0 * VALUE * light, 255.0)
-    spread = value * saturation
+    moved = spread + _clip_jit(spread * (1.0 / _CERTAIN), 1.0) * (value * saturation - spread)
+    spread = tl.minimum(moved, value)
     return (
         value - spread * _ramp_jit(sixth + 5.0),
         value - spread * _ramp_jit(sixth + 3.0),

@@ -1,8 +1,9 @@
 """The one kernel that composes every operation, specialised at compile time, and its launcher.
 
-A program makes `IMAGES` images in tiles of rows x columns. Where channels do not touch each other a column is a byte
-of the row (pixel and channel), so that loads and stores are contiguous; where they do, it is a pixel. What depends on
-the image, the row or the column alone is computed once for it, by shape: (IMAGES, 1, 1), (1, rows, 1), (1, 1, columns).
+A program makes a block of at most 32 x 32 pixels of `IMAGES` images, in tiles of rows x columns. Where channels do not
+touch each other a column is a byte of the row (pixel and channel), so that loads and stores are contiguous; where they
+do, it is a pixel. What depends on the image, the row or the column alone is computed once for it, by shape:
+(IMAGES, 1, 1), (1, rows, 1), (1, 1, columns).
 """
 
 from contextlib import nullcontext
@@ -17,13 +18,16 @@ from kernels.backend import INTERPRETED, constant, jit, tl
 from kernels.colour import colour_jit
 from kernels.cutout import erased_jit
 from kernels.flip import flips_jit
-from kernels.mixing import Mixed, inside_jit, member_jit, partner_jit, weight_jit
+from kernels.members import inside_jit, member_jit, partner_jit, store_labels_jit
+from kernels.mixing import Mixed
 from kernels.normalise import normalise_jit
 from kernels.philox import Key
 from kernels.policy import move_jit, sample_recoloured_jit
 from kernels.resize import coordinates_jit
 from kernels.sample import sample_jit
 from kernels.translate import shifts_jit
+
+_BLOCK = 32  # pixels: a side of the square that one program makes, as a whole larger image would not fit its registers
 
 
 def launch(
@@ -42,14 +46,16 @@ def launch(
     count, total, height, width = len(index), *images.shape[:3]
     if count == 0:
         return
-    table = mixing.quantiles(augmentation, images.device) if mixed else None
+    table = mixing.table(augmentation, images.device) if mixed else None
     step = mixed.step if mixed else 0
     # The interpreter pays by the program, a device by idle multiprocessors; the policy needs an image to itself.
     many = 64 if INTERPRETED and augmentation.policy == "none" else 1
     # One warp for what is little work a pixel: index arithmetic then serves four rows, a random draw ninety-six bytes.
     warps = 1 if augmentation.members == 1 and not (augmentation.warps or augmentation.colours) else 4
+    block = min(augmentation.size, _BLOCK)
+    blocks = -(-augmentation.size // block)
     with torch.cuda.device(images.device) if images.is_cuda else nullcontext():
-        _kernel[((count + many - 1) // many,)](
+        _kernel[(-(-count // many), blocks, blocks)](
             images,
             index,
             mean,
@@ -73,7 +79,8 @@ def launch(
             W=width,
             PIXELS=_power_of_two(height * width),
             IMAGES=many,
-            ROWS=_power_of_two(augmentation.size),
+            BLOCK=block,
+            ROWS=_power_of_two(block),
             COLUMNS=32,
             num_warps=warps,
         )
@@ -83,7 +90,12 @@ def _power_of_two(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
-@jit(do_not_specialize=["seed", "epoch", "step", "count", "total", "offset_y", "offset_x"])
+# Numbers change from launch to launch, and so does where slices of these tensors begin: neither may compile anew.
+_ANY_VALUE = ["seed", "epoch", "step", "count", "total", "offset_y", "offset_x"]
+_ANY_ALIGNMENT = ["index", "mean", "std", "labels", "out_labels", "out_weights"]
+
+
+@jit(do_not_specialize=_ANY_VALUE + _ANY_ALIGNMENT)
 def _kernel(
     images,
     index,
@@ -109,6 +121,7 @@ def _kernel(
     W: tl.constexpr,
     PIXELS: tl.constexpr,
     IMAGES: tl.constexpr,
+    BLOCK: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
@@ -131,9 +144,13 @@ def _kernel(
         key, key_epoch = own * 0 + step, epoch * 0
 
     WIDTH: tl.constexpr = SIZE if COLOURS else 3 * SIZE
-    for column in tl.static_range(0, WIDTH, COLUMNS):
-        y = tl.arange(0, ROWS)[None, :, None]
-        place = (column + tl.arange(0, COLUMNS))[None, None, :]
+    LINE: tl.constexpr = BLOCK if COLOURS else 3 * BLOCK
+    top, left = 0, 0
+    if SIZE > BLOCK:
+        top, left = tl.program_id(1) * BLOCK, tl.program_id(2) * LINE
+    for column in tl.static_range(0, LINE, COLUMNS):
+        y = (top + tl.arange(0, ROWS))[None, :, None]
+        place = (left + column + tl.arange(0, COLUMNS))[None, None, :]
         inside = valid & (y < SIZE) & (place < WIDTH)
         x, channel = place, place * 0
         if not COLOURS:
@@ -154,12 +171,10 @@ def _kernel(
             tl.store(target + 2, blue.to(out.dtype.element_ty), mask=inside)
         tl.store(target, red.to(out.dtype.element_ty), mask=inside)
 
-    if MEMBERS > 1:
-        for k in tl.static_range(MEMBERS):
-            source = partner_jit(k, seed, key, key_epoch, index, rows, own, count, total, A)
-            weight = weight_jit(k, seed, key, key_epoch, table, A)
-            tl.store(out_labels + rows * MEMBERS + k, tl.load(labels + source, mask=valid, other=0), mask=valid)
-            tl.store(out_weights + rows * MEMBERS + k, weight, mask=valid)
+    if labels is not None:
+        store_labels_jit(
+            labels, table, out_labels, out_weights, index, rows, own, count, total, seed, key, key_epoch, top + left, A
+        )
 
 
 @jit

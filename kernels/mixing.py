@@ -8,7 +8,6 @@ member also has a shift. Labels weigh what is seen: a share times an area, exact
 Sources: MixUp arXiv 1710.09412, CutMix arXiv 1905.04899, RICAP arXiv 1811.09030.
 """
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -16,12 +15,8 @@ from torch import Tensor
 
 from kernels import philox
 from kernels.augmentation import Augmentation
-from kernels.backend import constant, jit, tl
-from kernels.philox import Key, Words, below, below_jit, words_jit
-
-_MIX, _PARTNER = constant(philox.MIX), constant(philox.PARTNER)
-_PLACE_Y, _PLACE_X = constant(philox.PLACE_Y), constant(philox.PLACE_X)
-_QUANTILES = 4096  # the twelve upper bits of a word choose one
+from kernels.beta import quantiles
+from kernels.philox import Key, Words, below
 
 
 class Mixed(NamedTuple):
@@ -107,10 +102,16 @@ def plan(augmentation: Augmentation, seed: Key, epoch: Key, step: Key, index: Te
     return Plan(image, weight, share, top, bottom, left, right, shift_y, shift_x)
 
 
+def table(augmentation: Augmentation, device: torch.device) -> Tensor:
+    """The quantiles of the augmentation's mixes: `beta.quantiles`."""
+    a = augmentation
+    return quantiles(a.size, a.mixup_alpha, a.cutmix_alpha, a.ricap_alpha, device)
+
+
 def _draw(augmentation: Augmentation, words: dict[int, Words]) -> _Draw:
     which, first, second, _ = words[philox.MIX]
     mixup, cutmix, ricap = augmentation.mixup_end, augmentation.cutmix_end, augmentation.ricap_end
-    shares, sides, cuts = quantiles(augmentation, which.device).long()
+    shares, sides, cuts = table(augmentation, which.device).long()
     which, first, second = which >> 8, first >> 20, second >> 20
     return _Draw(
         mixup=which < mixup,
@@ -167,142 +168,3 @@ def paint(pictures: Tensor, plan: Plan, rows: list[Tensor]) -> Tensor:
         share, member = plan.see(k, some, others[k - 1] if k else old)
         base.index_copy_(0, some, torch.lerp(old.flatten(2), member, share).view_as(old))
     return base
-
-
-@lru_cache(maxsize=64)
-def quantiles(augmentation: Augmentation, device: torch.device) -> Tensor:
-    """What a uniform number of twelve bits is turned into: int32 (3, 4096) on `device`.
-
-    Row 0: MixUp's share of the partner in units of 2**-16. Row 1: the side of CutMix's box in pixels, whose area is the
-    partner's share. Row 2: where RICAP cuts, in pixels. Tables of whole numbers, as every device then agrees to the
-    bit.
-    """
-    a = augmentation
-    share = (1.0 - beta_quantiles(a.mixup_alpha, _QUANTILES)) * 2**16
-    side = a.size * (1.0 - beta_quantiles(a.cutmix_alpha, _QUANTILES)).sqrt()
-    cut = a.size * beta_quantiles(a.ricap_alpha, _QUANTILES)
-    return torch.stack((share, side, cut)).round().to(torch.int32).to(device)
-
-
-def beta_quantiles(alpha: float, count: int) -> Tensor:
-    """Beta(alpha, alpha) at the probabilities (i + 1/2) / count: float64 (count,), rising.
-
-    The density x^(alpha-1) (1-x)^(alpha-1) has no bound at 0 for alpha < 1, but over u = x^alpha it is
-    (1-x)^(alpha-1) / alpha: bounded on the lower half, where the trapezoid rule integrates it. The upper half is its
-    mirror image.
-    """
-    u = torch.linspace(0.0, 0.5**alpha, 1 << 16, dtype=torch.float64)
-    x = u ** (1.0 / alpha)
-    density = (1.0 - x) ** (alpha - 1.0)
-    mass = torch.cat((u.new_zeros(1), torch.cumulative_trapezoid(density, u)))
-    mass = 0.5 * mass / mass[-1]
-    wanted = (torch.arange(count // 2, dtype=torch.float64) + 0.5) / count
-    right = torch.searchsorted(mass, wanted).clamp(1, len(mass) - 1)
-    weight = (wanted - mass[right - 1]) / (mass[right] - mass[right - 1])
-    lower = torch.lerp(u[right - 1], u[right], weight) ** (1.0 / alpha)
-    return torch.cat((lower, 1.0 - lower.flip(0)))
-
-
-@jit
-def member_jit(k, seed, key, key_epoch, table, A: tl.constexpr):
-    """(share, top, bottom, left, right, shift_y, shift_x) of member k, as `_member` has them."""
-    SIZE: tl.constexpr = A.value.size
-    MIXUP: tl.constexpr = A.value.mixup_end
-    CUTMIX: tl.constexpr = A.value.cutmix_end
-    RICAP: tl.constexpr = A.value.ricap_end
-    which, first, second, _ = words_jit(seed, key_epoch, key, _MIX)
-    y0, y1, y2, y3 = words_jit(seed, key_epoch, key, _PLACE_Y)
-    x0, x1, x2, x3 = words_jit(seed, key_epoch, key, _PLACE_X)
-    which = (which >> 8).to(tl.int32)
-    first = (first >> 20).to(tl.int32)
-    second = (second >> 20).to(tl.int32)
-    mixup = which < MIXUP
-    cutmix = (which >= MIXUP) & (which < CUTMIX)
-    ricap = (which >= CUTMIX) & (which < RICAP)
-    cut_y = tl.load(table + 8192 + first)
-    cut_x = tl.load(table + 8192 + second)
-    # RICAP's quadrant k: its bits tell right from left and lower from upper.
-    is_right, is_lower = k & 1, k >> 1
-    top, bottom = is_lower * cut_y, is_lower * SIZE + (1 - is_lower) * cut_y
-    left, right = is_right * cut_x, is_right * SIZE + (1 - is_right) * cut_x
-    shift_y = tl.where(ricap, below_jit(_choose_jit(k, y0, y1, y2, y3), SIZE + 1 - (bottom - top)) - top, 0)
-    shift_x = tl.where(ricap, below_jit(_choose_jit(k, x0, x1, x2, x3), SIZE + 1 - (right - left)) - left, 0)
-    # Member 1 may be CutMix's box or MixUp's whole square instead.
-    is_partner = mixup == mixup
-    is_partner = is_partner & (k == 1)
-    mixup, cutmix = mixup & is_partner, cutmix & is_partner
-    side = tl.load(table + 4096 + first)
-    y = below_jit(y0, SIZE) - side // 2
-    x = below_jit(x0, SIZE) - side // 2
-    top = tl.where(mixup, 0, tl.where(cutmix, y, top))
-    bottom = tl.where(mixup, SIZE, tl.where(cutmix, y + side, bottom))
-    left = tl.where(mixup, 0, tl.where(cutmix, x, left))
-    right = tl.where(mixup, SIZE, tl.where(cutmix, x + side, right))
-    share = tl.where(mixup, tl.load(table + first).to(tl.float32) * (1.0 / 65536.0), 1.0)
-    used = ricap | cutmix | mixup
-    return (
-        share,
-        _edge_jit(used, top, SIZE),
-        _edge_jit(used, bottom, SIZE),
-        _edge_jit(used, left, SIZE),
-        _edge_jit(used, right, SIZE),
-        shift_y,
-        shift_x,
-    )
-
-
-@jit
-def _edge_jit(used, edge, SIZE: tl.constexpr):
-    return tl.where(used, tl.minimum(tl.maximum(edge, 0), SIZE), 0)
-
-
-@jit
-def _choose_jit(k, first, second, third, fourth):
-    return tl.where(k == 0, first, tl.where(k == 1, second, tl.where(k == 2, third, fourth)))
-
-
-@jit
-def partner_jit(k, seed, key, key_epoch, index, rows, own, count, total, A: tl.constexpr):
-    """The data-set index of member k, int64. rows: the batch's rows; own: their images; index: the batch."""
-    MIX_PER: tl.constexpr = A.value.mix_per
-    first, second, third, _ = words_jit(seed, key_epoch, key, _PARTNER)
-    word = _choose_jit(k, first, first, second, third)
-    if MIX_PER == "sample":
-        partner = tl.umulhi(word, word * 0 + total.to(tl.uint32)).to(tl.int64)
-    else:
-        distance = 1 + below_jit(word, count.to(tl.uint32) - 1).to(tl.int64)
-        partner = tl.load(index + (rows + distance) % count, mask=rows < count, other=0)
-    return tl.where(k == 0, own, partner)
-
-
-@jit
-def area_jit(k, seed, key, key_epoch, table, A: tl.constexpr):
-    """The area of member k's rectangle, in pixels."""
-    _, top, bottom, left, right, _, _ = member_jit(k, seed, key, key_epoch, table, A)
-    return (bottom - top) * (right - left)
-
-
-@jit
-def weight_jit(k: tl.constexpr, seed, key, key_epoch, table, A: tl.constexpr):
-    """The weight of member k's label, float32."""
-    MEMBERS: tl.constexpr = A.value.members
-    MIXUP: tl.constexpr = A.value.mixup_end
-    SIZE: tl.constexpr = A.value.size
-    which, _, _, _ = words_jit(seed, key_epoch, key, _MIX)
-    share, _, _, _, _, _, _ = member_jit(1, seed, key, key_epoch, table, A)
-    mixup = (which >> 8).to(tl.int32) < MIXUP
-    if k == 0:
-        area = SIZE * SIZE - area_jit(1, seed, key, key_epoch, table, A)
-        for other in tl.static_range(2, MEMBERS):
-            area -= area_jit(other, seed, key, key_epoch, table, A)
-        share = 1.0 - share
-    else:
-        area = area_jit(k, seed, key, key_epoch, table, A)
-    part = tl.div_rn(area.to(tl.float32), SIZE * SIZE * 1.0)
-    return tl.where(mixup & (k < 2), share, part)
-
-
-@jit
-def inside_jit(y, x, top, bottom, left, right):
-    """Whether output pixel (y, x) lies in the rectangle."""
-    return (y >= top) & (y < bottom) & (x >= left) & (x < right)

@@ -13,7 +13,9 @@ from kernels.resize import coordinates, resize
 from kernels.sample import sample
 from kernels.translate import crop, shifts
 
-CHUNK = 256  # images at a time: their float intermediates stay in the cache, and in malloc's heap
+# Images at a time. On the CPU their float intermediates stay in the cache, and in malloc's heap; on a device they only
+# have to fit its memory, for fewer would not fill it.
+CHUNK, DEVICE_CHUNK = 256, 8192
 
 
 def render(
@@ -46,8 +48,9 @@ def render(
         plan = mixing.plan(augmentation, seed, epoch, mixed.step, index, len(images))
         torch.index_select(mixed.labels, 0, plan.image.flatten(), out=mixed.out_labels.view(-1))
         mixed.out_weights.copy_(plan.weight)
-    for start in range(0, len(index), CHUNK):
-        part = slice(start, start + CHUNK)
+    chunk = CHUNK if out.device.type == "cpu" else DEVICE_CHUNK
+    for start in range(0, len(index), chunk):
+        part = slice(start, start + chunk)
         target = out[part].permute(0, 2, 3, 1)
         if plan is None:
             pictures(index[part], {s: tuple(word[part] for word in four) for s, four in words.items()}, target)

@@ -5,13 +5,12 @@ Pictures are float64 (S, S, 3), normalised.
 """
 
 import cmath
-import colorsys
 import math
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from PIL import Image, ImageOps
+from oracle_colours import hue_shifted, luma, recoloured
 
 from kernels.augmentation import Augmentation
 
@@ -116,7 +115,7 @@ class Oracle:
             return y, x
         angle, scale = math.radians(a.affine_rotate * signed(turn)), 1 + a.affine_scale * signed(zoom)
         point = complex(x - (w - 1) / 2, y - (h - 1) / 2)
-        point -= complex(a.affine_shift * w * signed(move % 65536 << 16), a.affine_shift * h * signed(move))
+        point -= complex(a.affine_shift * w * signed(move % 65536 << 16), a.affine_shift * h * signed(move >> 16 << 16))
         point *= cmath.exp(-1j * angle) / scale
         return point.imag + (h - 1) / 2, point.real + (w - 1) / 2
 
@@ -240,51 +239,6 @@ def shrunk(image: np.ndarray, size: int) -> np.ndarray:
         return np.interp((np.arange(size) + 0.5) * side / size - 0.5, np.arange(side), values)
 
     return np.apply_along_axis(along, 0, np.apply_along_axis(along, 1, image))
-
-
-def luma(picture: np.ndarray) -> np.ndarray:
-    return picture @ np.array([0.299, 0.587, 0.114])
-
-
-def hue_shifted(pixel: np.ndarray, shifts: np.ndarray) -> np.ndarray:
-    hue, saturation, value = np.array(colorsys.rgb_to_hsv(*pixel)) + shifts
-    return np.array(colorsys.hsv_to_rgb(hue % 1, min(max(saturation, 0), 1), min(max(value, 0), 1)))
-
-
-def recoloured(image: np.ndarray, operation: int, level: int, strength: float) -> np.ndarray:
-    """The policy's colour operations: PIL's where they give whole bytes, their formulas where PIL would round."""
-    picture = Image.fromarray(image)
-    pixels, factor = image.astype(float), 1 + 0.99 * strength
-    if operation == 10:
-        return np.asarray(ImageOps.posterize(picture, 8 - round(level / 5))).astype(float)
-    if operation == 11:
-        solarized = ImageOps.solarize(picture, math.ceil(255 - 8.5 * level))
-        return np.asarray(solarized).astype(float)
-    if operation == 12:
-        low, high = pixels.min((0, 1)), pixels.max((0, 1))
-        return np.where(high > low, (pixels - low) * 255 / np.maximum(high - low, 1), pixels)
-    if operation == 13:
-        return np.asarray(ImageOps.equalize(picture)).astype(float)
-    degenerate = {
-        6: lambda: np.zeros_like(pixels),
-        7: lambda: luma(pixels)[..., None],
-        8: lambda: luma(pixels).mean(),
-        9: lambda: smoothed(pixels),
-    }
-    if operation not in degenerate:
-        return pixels
-    base = degenerate[operation]()
-    return np.clip(base + factor * (pixels - base), 0, 255)
-
-
-def smoothed(pixels: np.ndarray) -> np.ndarray:
-    """PIL's SMOOTH filter without its rounding."""
-    kernel = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]]) / 13
-    out = pixels.copy()
-    for y in range(1, len(pixels) - 1):
-        for x in range(1, pixels.shape[1] - 1):
-            out[y, x] = np.tensordot(kernel, pixels[y - 1 : y + 2, x - 1 : x + 2], 2)
-    return out
 
 
 @cache

@@ -4,9 +4,9 @@ import numpy as np
 import oracles
 import pytest
 import torch
-from test_kernels import BLURRED, DEVICE, MEAN, METHODS, STD, assert_close, images
+from test_kernels import BLURRED, DEVICE, MEAN, METHODS, STD, TOLERANCE, assert_close, images, oracle, run
 
-from kernels import mixing
+from kernels import beta, mixing
 from kernels.augment import augment, mix
 from kernels.augmentation import Augmentation
 
@@ -46,12 +46,47 @@ def test_a_mix_equals_the_oracle(case, per, method):
     data, labels, index = images(40), torch.arange(40) * 7 % 10, [3, 39, 0, 17, 17, 4, 5, 6]
     for step in range(1 if per == "sample" else 3):
         batch, members, weights = mixed(data, labels, index, augmentation, step=step, method=method)
-        oracle = oracles.Oracle(data.numpy(), np.array(MEAN), np.array(STD), augmentation, 3, 2, step)
+        who = oracle(data, augmentation, step=step)
         for row in range(len(index)):
-            picture, who, share = oracle.mixed(index, row)
+            picture, members_of_it, share = who.mixed(index, row)
             assert_close(batch[row : row + 1], torch.from_numpy(picture.transpose(2, 0, 1))[None], BLURRED)
-            assert members[row].tolist() == labels[who].tolist()
+            assert members[row].tolist() == labels[members_of_it].tolist()
             assert_close(weights[row], torch.from_numpy(share), 1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_mix_in_half_precision(dtype, method):
+    data, labels, index = images(40), torch.arange(40), [3, 39, 17, 17, 5, 6]
+    batch, _, weights = mixed(data, labels, index, MIXES[3], dtype=dtype, method=method)
+    assert (batch.dtype, weights.dtype) == (dtype, torch.float32)
+    who = oracle(data, MIXES[3])
+    pictures = np.stack([who.mixed(index, row)[0].transpose(2, 0, 1) for row in range(len(index))])
+    assert_close(batch, torch.from_numpy(pictures), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_from_memory(method):
+    augmentation = Augmentation(mixup=0.3, cutmix=0.3, ricap=0.4, mix_per="batch")
+    data, labels = images(40), torch.arange(40)
+    numbers = [mixed(data, labels, range(8), augmentation, step=step, method=method) for step in range(4)]
+    for step, number in enumerate(numbers):
+        memory = mixed(data, labels, range(8), augmentation, step=torch.tensor(step, device=DEVICE), method=method)
+        assert all(torch.equal(one, other) for one, other in zip(memory, number, strict=True))
+        assert step == 0 or not torch.equal(number[0], numbers[step - 1][0])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_mix_larger_than_a_block(method):
+    augmentation = Augmentation(mixup=0.3, cutmix=0.3, ricap=0.4, size=44, flip="random")
+    data, labels, index = images(12, 44, 45), torch.arange(12), list(range(12))
+    batch, members, weights = mixed(data, labels, index, augmentation, method=method)
+    who = oracle(data, augmentation)
+    for row in index:
+        picture, members_of_it, share = who.mixed(index, row)
+        assert_close(batch[row : row + 1], torch.from_numpy(picture.transpose(2, 0, 1))[None], BLURRED)
+        assert members[row].tolist() == members_of_it
+        assert_close(weights[row], torch.from_numpy(share), 1e-6)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -85,6 +120,19 @@ def test_how_often_each_happens(per):
         assert abs(happened.mean().item() - probability) < 5 * error
 
 
+def test_how_often_cutmix_happens_and_that_its_places_are_uniform(monkeypatch):
+    """Boxes of one pixel, so that each tells its place: chi-squared over the 1,024 places."""
+    monkeypatch.setattr(mixing, "table", lambda *_: torch.ones((3, 4096), dtype=torch.int32))
+    count = 51_200
+    plan = mixing.plan(Augmentation(cutmix=0.4), 1, 0, 0, torch.arange(count), 50_000)
+    happened = plan.bottom[:, 1] > plan.top[:, 1]
+    assert abs(happened.float().mean().item() - 0.4) < 5 * (0.4 * 0.6 / count) ** 0.5
+    cells = torch.bincount((plan.top * 32 + plan.left)[happened, 1], minlength=1024)
+    assert len(cells) == 1024
+    mean = cells.sum() / 1024
+    assert ((cells - mean) ** 2 / mean).sum() < 1023 + 5 * (2 * 1023) ** 0.5
+
+
 def test_partners_are_uniform_and_differ_by_epoch_and_member():
     augmentation = Augmentation(ricap=1.0)
     plans = [mixing.plan(augmentation, 1, epoch, 0, torch.arange(20_000), 100) for epoch in (0, 1)]
@@ -106,7 +154,7 @@ def test_a_batch_mixes_with_itself_and_in_one_way():
 
 @pytest.mark.parametrize("alpha", [0.1, 0.3, 1.0, 2.5])
 def test_beta_quantiles(alpha):
-    got = mixing.beta_quantiles(alpha, 4096).numpy()
+    got = beta.beta_quantiles(alpha, 4096).numpy()
     assert np.allclose(got, oracles.beta_quantiles(alpha), atol=2e-5)
     assert np.allclose(got.var(), 1 / (4 * (2 * alpha + 1)), rtol=2e-3)  # Beta's own variance
     assert (np.diff(got) >= 0).all()
@@ -127,9 +175,21 @@ def test_augment_sends_mixes_to_mix():
         augment(images(), torch.arange(3), MIXES[0], mean=tensor, std=tensor, seed=0, epoch=0, dtype=torch.float32)
 
 
-def test_mix_without_a_mix_gives_plain_labels():
-    _, members, weights = mixed(images(9), torch.arange(9), [4, 2], Augmentation(), dtype=torch.float16)
-    assert members.tolist() == [[4], [2]]
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("augmentation", [Augmentation(), Augmentation(size=24, tone=1.0)], ids=["plain", "coloured"])
+def test_mix_without_a_mix_gives_plain_labels(augmentation, method):
+    shape = (2, 3, augmentation.size, augmentation.size)
+    out = (
+        torch.empty(shape, dtype=torch.float16, device=DEVICE, memory_format=torch.channels_last),
+        torch.full((2, 1), -1, device=DEVICE),
+        torch.full((2, 1), float("nan"), device=DEVICE),
+    )
+    labels = torch.arange(10, 19)
+    batch, members, weights = mixed(
+        images(9), labels, [4, 2], augmentation, dtype=torch.float16, method=method, out=out
+    )
+    assert torch.equal(batch, run(images(9), [4, 2], augmentation, dtype=torch.float16, method=method))
+    assert members.tolist() == [[14], [12]]
     assert weights.tolist() == [[1.0], [1.0]]
 
 

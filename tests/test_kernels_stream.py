@@ -1,16 +1,11 @@
-"""What a user of the kernels relies on: independence of the batch, distributions, errors, fallbacks."""
-
-import subprocess
-import sys
-import warnings
+"""What a user of the kernels relies on: independence of the batch, distributions, graphs, devices."""
 
 import pytest
 import torch
-from test_kernels import DEVICE, FUSED, MEAN, METHODS, STD, images, run
+from test_kernels import DEVICE, MEAN, METHODS, STD, images, run
 
-from kernels import augment as module
 from kernels import twin
-from kernels.augment import augment, view
+from kernels.augment import augment
 from kernels.augmentation import Augmentation
 
 EVERYTHING = Augmentation(
@@ -106,145 +101,15 @@ def test_probabilities(name, probability):
     assert abs(changed.float().mean().item() - probability) <= 5 * (probability * (1 - probability) / 2000) ** 0.5
 
 
-WRONG = [
-    {"size": 0},
-    {"flip": "sometimes"},
-    {"padding": "wrap"},
-    {"translate": -1},
-    {"cutout": 33},
-    {"holes": 1.1},
-    {"holes": 0.5, "hole_size": 40},
-    {"holes": 0.5, "hole_count": 99},
-    {"affine_scale": 1.0},
-    {"mixup": 0.6, "ricap": 0.6},
-    {"mixup_alpha": 0.0},
-    {"policy": "auto"},
-    {"mix_per": "epoch"},
-    {"brightness": -0.1},
-]
-
-
-@pytest.mark.parametrize("fields", WRONG, ids=str)
-def test_an_augmentation_out_of_range_is_refused(fields):
-    with pytest.raises(ValueError, match=next(reversed(fields)).split("_")[0]):
-        Augmentation(**fields)
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(
-    ("change", "error"),
-    [
-        ({"images": torch.zeros(4, 32, 32, 3)}, TypeError),
-        ({"images": torch.zeros(4, 3, 32, 32, dtype=torch.uint8)}, ValueError),
-        ({"images": torch.zeros(4, 32, 32, 6, dtype=torch.uint8)[..., ::2]}, ValueError),
-        ({"images": torch.zeros(4, 24, 24, 3, dtype=torch.uint8)}, ValueError),
-        ({"index": torch.zeros(2, dtype=torch.int32)}, TypeError),
-        ({"index": torch.zeros((2, 1), dtype=torch.int64)}, ValueError),
-        ({"index": torch.zeros(4, dtype=torch.int64)[::2]}, ValueError),
-        ({"index": torch.zeros(2, dtype=torch.int64, device="meta")}, ValueError),
-        ({"mean": torch.zeros(3, dtype=torch.float64)}, TypeError),
-        ({"std": torch.ones(1)}, TypeError),
-        ({"dtype": torch.float64}, TypeError),
-        ({"out": torch.zeros(2, 3, 32, 32)}, ValueError),
-        ({"out": torch.zeros(3, 3, 32, 32).to(memory_format=torch.channels_last)}, ValueError),
-        ({"method": "magic"}, ValueError),
-        ({"augmentation": Augmentation(translate=32)}, ValueError),
-    ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
-)
-def test_wrong_arguments_are_refused_before_anything_runs(change, error, method, monkeypatch):
-    monkeypatch.setattr(module, "render", lambda *_: pytest.fail("it ran"))
-    arguments = {
-        "images": images(4),
-        "index": torch.zeros(2, dtype=torch.int64),
-        "augmentation": Augmentation(),
-        "mean": torch.tensor(MEAN),
-        "std": torch.tensor(STD),
-        "seed": 0,
-        "epoch": 0,
-        "dtype": torch.float32,
-        "method": method,
-    }
-    with pytest.raises(error):
-        augment(**{**arguments, **change})
-
-
-def test_a_view_farther_than_the_image_is_refused():
-    tensor = torch.tensor(STD)
-    with pytest.raises(ValueError, match="shift"):
-        view(
-            images(4),
-            torch.arange(2),
-            flip=False,
-            shift=(0, 32),
-            size=32,
-            padding="reflect",
-            mean=tensor,
-            std=tensor,
-            dtype=torch.float32,
-        )
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_inputs_stay_and_out_is_written(method):
-    data, index = images(), torch.arange(30)
+    data, index = images().to(DEVICE), torch.arange(30, device=DEVICE)
     before = data.clone()
     out = torch.empty((30, 3, 32, 32), device=DEVICE).to(memory_format=torch.channels_last)
     got = run(data, index, EVERYTHING, method=method, out=out)
     assert torch.equal(got, out.cpu())
     assert torch.equal(data, before)
-    assert torch.equal(index, torch.arange(30))
-
-
-def test_a_kernel_that_cannot_be_compiled_gives_the_twin_and_one_warning(monkeypatch):
-    """As on a machine without a C compiler. `auto` takes the kernel for CUDA only, so images pretend to be there."""
-
-    def no_compiler(*_):
-        raise RuntimeError("Failed to find C compiler")
-
-    fused = pytest.importorskip("kernels.fused")
-    monkeypatch.setattr(fused, "launch", no_compiler)
-    monkeypatch.setattr(module, "_on_device", lambda _: True)
-    monkeypatch.setattr(module, "_refused", set())
-    module._warn.cache_clear()
-    index = torch.arange(5)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        for augmentation in (EVERYTHING, Augmentation(flip="random"), EVERYTHING):
-            made = run(images(), index, augmentation, method="auto")
-            assert torch.equal(made, run(images(), index, augmentation))
-    assert [type(warning.message) for warning in caught] == [RuntimeWarning]
-    assert "Failed to find C compiler" in str(caught[0].message)
-    module._warn.cache_clear()
-
-
-def test_without_triton_everything_loads_and_the_twin_runs():
-    code = """
-import os, sys
-os.environ.pop("TRITON_INTERPRET", None)
-sys.modules["triton"] = None
-import importlib.util
-find = importlib.util.find_spec
-importlib.util.find_spec = lambda name, *a: None if name == "triton" else find(name, *a)
-import kernels
-assert "torch" not in sys.modules
-import torch
-import kernels.fused
-from kernels.augment import Augmentation, augment
-images = torch.zeros((4, 32, 32, 3), dtype=torch.uint8)
-third = torch.full((3,), 0.5)
-augmentation = Augmentation(flip="random", policy="trivial")
-options = dict(mean=third, std=third, seed=0, epoch=0, dtype=torch.float16)
-print(augment(images, torch.arange(4), augmentation, **options).shape)
-try:
-    augment(images, torch.arange(4), augmentation, method="fused", **options)
-except ValueError as error:
-    print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "torch.Size([4, 3, 32, 32])" in done.stdout
-    assert "needs Triton" in done.stdout
+    assert torch.equal(index, torch.arange(30, device=DEVICE))
 
 
 @pytest.mark.gpu
@@ -268,7 +133,7 @@ def test_a_graph_reads_the_epoch_anew_and_nothing_recompiles():
         assert torch.equal(out, augment(data, index, augmentation, epoch=number, **options))
     compiled = sum(len(cache[0]) for cache in _kernel.device_caches.values())
     for number in range(2, 40):
-        augment(data, index[: number + 1], augmentation, epoch=number, **options)
+        augment(data, index[1 : number + 1], augmentation, epoch=number, **options)  # begins at 8 bytes, not 16
     assert sum(len(cache[0]) for cache in _kernel.device_caches.values()) == compiled
 
 
@@ -279,31 +144,3 @@ def test_a_second_device():
     there = [tensor.to("cuda:1") for tensor in (data, index, torch.tensor(MEAN), torch.tensor(STD))]
     got = augment(*there[:2], EVERYTHING, mean=there[2], std=there[3], seed=3, epoch=2, dtype=torch.float32)
     assert torch.allclose(got.cpu(), run(data, index, EVERYTHING), atol=3e-4)
-
-
-@pytest.mark.parametrize("method", [FUSED])
-def test_training_with_the_kernel_and_with_the_twin_gives_the_same_losses(method):
-    """20 steps of SGD on a small convolution, from one seed: the losses agree to float32's tolerance."""
-    data, labels = images(64), torch.arange(64) % 4
-    augmentation = Augmentation(flip="alternating", translate=2, cutout=6, tone=0.5, affine=0.3)
-
-    def losses(method: str) -> list[float]:
-        torch.manual_seed(0)
-        net = torch.nn.Sequential(
-            torch.nn.Conv2d(3, 8, 3, stride=2), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(8 * 225, 4)
-        )
-        optimizer = torch.optim.SGD(net.parameters(), lr=0.02)
-        values = []
-        for step in range(20):
-            index = torch.arange(16) + 16 * (step % 4)
-            batch = run(data, index, augmentation, epoch=step // 4, method=method)
-            loss = torch.nn.functional.cross_entropy(net(batch), labels[index])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            values.append(loss.item())
-        return values
-
-    by_kernel, by_twin = losses(method), losses("torch")
-    assert by_kernel == pytest.approx(by_twin, rel=1e-3)
-    assert by_twin[-1] < by_twin[0]

@@ -1,0 +1,66 @@
+"""Training on the fused kernel's batches and on the twin's, from one seed: the same losses, step by step."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from kernels import backend
+from kernels.augment import Augmentation, augment, mix
+from speedrun import models, stream
+from speedrun.config import ModelConfig, OptimConfig
+from speedrun.methods.plain import PlainStep
+
+STEPS = 20
+CASES = {
+    "plain": Augmentation(flip="alternating", translate=2, cutout=8),
+    "mixed": Augmentation(flip="random", translate=2, tone=0.5, mixup=0.3, cutmix=0.3, ricap=0.2),
+}
+
+
+def losses(method, device, widths, count, batch_size, rates, monkeypatch, augmentation, dtype=torch.float32):
+    """Losses of twenty steps at 24 and 32 pixels."""
+    monkeypatch.setattr(stream, "augment", partial(augment, method=method))
+    monkeypatch.setattr(stream, "mix", partial(mix, method=method))
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.randint(10, (count,), generator=generator)
+    noise = torch.randint(0, 60, (count, 32, 32, 3), generator=generator)
+    images = (noise + 18 * labels[:, None, None, None]).to(torch.uint8).to(device)  # brightness tells the class
+    source = stream.Stream(
+        images,
+        labels.to(device),
+        batch_size=batch_size,
+        augmentation=augmentation,
+        normalization=stream.Normalization.of(images),
+        dtype=dtype,
+        seed=3,
+    )
+    torch.manual_seed(0)
+    net = models.build(ModelConfig(widths=widths, depth=2), 10).to(device).to(memory_format=torch.channels_last)
+    net.initialize(source.next().images)
+    step = PlainStep(net, net, rates, batch_size, dtype)
+    return [step(source.next(24 if i < STEPS // 2 else 32), i / STEPS)[0].item() for i in range(STEPS)]
+
+
+@pytest.mark.skipif(not backend.INTERPRETED, reason="needs TRITON_INTERPRET=1")
+@pytest.mark.parametrize("case", CASES)
+def test_a_tiny_net_learns_the_same_from_the_interpreted_kernel(case, monkeypatch):
+    rates = OptimConfig(lr=0.05, head_lr=0.02, bias_lr=0.005)
+    by_kernel, by_twin = (
+        losses(method, "cpu", (8, 8, 8), 60, 20, rates, monkeypatch, CASES[case]) for method in ("fused", "torch")
+    )
+    assert by_kernel == pytest.approx(by_twin, rel=1e-3)
+    assert by_twin[-1] < by_twin[0]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-2), (torch.bfloat16, 5e-2)])
+def test_the_real_net_learns_the_same_from_the_fused_kernel(dtype, tolerance, case, monkeypatch):
+    by_kernel, by_twin = (
+        losses(method, "cuda", (64, 256, 256), 4000, 1000, OptimConfig(), monkeypatch, CASES[case], dtype)
+        for method in ("fused", "torch")
+    )
+    assert by_kernel == pytest.approx(by_twin, rel=tolerance)
+    assert by_twin[-1] < by_twin[0]
