@@ -1,8 +1,9 @@
 """How others augment a batch, for `benchmarks.kernels`: each function makes a call that makes one batch.
 
-All start from what their users keep on the device, float images of the whole data set, and end with a batch of the
-dtype that is trained in. What a peer lacks it leaves out, which is in its favour. kornia and triton-augment are not
-needed: they take part where they are installed.
+Each starts from what its users keep on the device: airbench from the whole set normalised and padded, triton-augment
+from floats, kornia from bytes that it converts a batch at a time. All end with a batch of the dtype that is trained in.
+What a peer lacks it leaves out, which is in its favour. kornia and triton-augment are not needed: they take part where
+they are installed.
 """
 
 from collections.abc import Callable
