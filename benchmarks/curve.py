@@ -1,7 +1,7 @@
 """Accuracy at N seconds on this machine: runs the main job for several budgets and seeds, each timed from outside.
 
     python -m benchmarks.curve --seconds 60,600 --seeds 3 [--data-dir DIR]
-    python -m benchmarks.curve --table          # only put the table of what is recorded into the README
+    python -m benchmarks.curve --table          # only print the table of what is recorded
 
 Each run is a process of its own and is appended to benchmarks/results/<device-slug>.jsonl with the seconds that its
 parent measured from start to exit. Nothing else should run on the machine meanwhile.
@@ -22,8 +22,6 @@ from speedrun import record, stats
 from speedrun.errors import SpeedrunError
 
 RESULTS = Path(__file__).parent / "results"
-README = Path(__file__).parent.parent / "README.md"
-BEGIN, END = "<!-- curve: made by `python -m benchmarks.curve --table` -->", "<!-- /curve -->"
 
 
 def run_main_job(flags: Sequence[str]) -> dict[str, Any]:
@@ -31,10 +29,11 @@ def run_main_job(flags: Sequence[str]) -> dict[str, Any]:
     with TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "speedrun", "--json", "--out", f"{folder}/run", *flags]
         start = time.monotonic()
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        done = subprocess.run(command, capture_output=True, text=True)
         outside = time.monotonic() - start
     if done.returncode != 0:
-        raise SpeedrunError(f"{' '.join(command)} ended with {done.returncode}")
+        last = done.stderr.strip().splitlines()[-1:]
+        raise SpeedrunError(f"{' '.join(command)} ended with {done.returncode}: {''.join(last)}")
     # Where the data lay on this machine is nobody's business, and it would tell configs apart that are the same.
     run = json.loads(done.stdout)
     run["config"].update(data_dir=None, out=None)
@@ -42,12 +41,17 @@ def run_main_job(flags: Sequence[str]) -> dict[str, Any]:
 
 
 def table(records: Sequence[dict[str, Any]]) -> str:
-    """Markdown: a row a device and budget, means over seeds. Only whole runs on the real test set count."""
+    """Markdown: a row a device and budget, means over the seeds of the newest commit that was measured."""
     groups: dict[tuple[str, float], list[dict[str, Any]]] = defaultdict(list)
     for run in records:
-        scored = run.get("kind") == "run" and run["status"] == "complete" and run["split"]["scored"].startswith("test")
-        if scored and run["dataset"] == "cifar10" and run["budget_seconds"] and run["recipe"] == "speednet":
-            groups[run["device"]["name"], run["budget_seconds"]].append(run)
+        if not _counts(run):
+            continue
+        group = groups[run["device"]["name"], run["budget_seconds"]]
+        if group and group[-1]["git"]["sha"] != run["git"]["sha"]:
+            group.clear()  # another program: the newest stands
+        group.append(run)
+    if not groups:
+        return ""
     rows = [
         "| device | `--seconds` | accuracy, mean ± deviation | without views | n | longest, from outside |",
         "|---|---|---|---|---|---|",
@@ -66,6 +70,20 @@ def table(records: Sequence[dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
+def _counts(run: dict[str, Any]) -> bool:
+    """Whether a record is of the default job, of a clean checkout, to its end and on CIFAR-10's test set."""
+    return bool(
+        run["kind"] == "run"
+        and run["status"] == "complete"
+        and run["dataset"] == "cifar10"
+        and run["split"]["scored"].startswith("test")
+        and run["budget_seconds"]
+        and run["expected_accuracy"] is not None  # a dial that was set by hand leaves nothing to expect
+        and run["git"]
+        and not run["git"]["dirty"]
+    )
+
+
 def recorded() -> list[dict[str, Any]]:
     """All sound records of all devices; problems go to stderr."""
     records: list[dict[str, Any]] = []
@@ -81,7 +99,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", default="60,600", help="budgets, separated by commas")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to this, exclusive")
-    parser.add_argument("--table", action="store_true", help="run nothing; put what is recorded into the README")
+    parser.add_argument("--table", action="store_true", help="run nothing, print what is recorded")
     options, extra = parser.parse_known_args()
     if not options.table:
         for seconds in map(float, options.seconds.split(",")):
@@ -91,11 +109,7 @@ def main() -> int:
                 print(
                     f"{seconds:g} s, seed {seed}: {run['accuracy']:.4f} in {run['outside_seconds']:.2f} s", flush=True
                 )
-    rows = table(recorded())
-    print(rows)
-    text = README.read_text(encoding="utf-8")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    README.write_text(f"{before}{BEGIN}\n{rows}\n{END}{after}", encoding="utf-8")
+    print(table(recorded()))
     return 0
 
 

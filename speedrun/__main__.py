@@ -12,7 +12,7 @@ def main() -> None:
     start = process_start()
     from speedrun import cli
 
-    code = cli.main(sys.argv[1:], start)
+    code = cli.main(sys.argv[1:], start, guard_exit=True)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()

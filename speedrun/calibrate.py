@@ -1,11 +1,14 @@
 """What a step and an evaluation cost on this machine, measured before the clock of the schedule starts."""
 
+import math
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from speedrun.clock import Clock
 from speedrun.device import synchronize
+from speedrun.evaluate import views
 from speedrun.trainee import Trainee
 
 # Largest share of the time left that calibration may take; past it, other resolutions are scaled by their area.
@@ -38,7 +41,8 @@ def _time_steps(trainee: Trainee, clock: Clock) -> dict[int, float]:
     budget, began = SHARE * clock.remaining(), clock.now()
     timed: dict[int, float] = {}
     for size in sorted(set(trainee.resolutions)):
-        if timed and clock.now() - began > budget:
+        # A GPU's first step at a size compiles; to skip it would only put that into the training.
+        if timed and device.type != "cuda" and clock.now() - began > budget:
             nearest = max(timed)
             timed[size] = timed[nearest] * (size / nearest) ** 2
             continue
@@ -52,14 +56,28 @@ def _time_steps(trainee: Trainee, clock: Clock) -> dict[int, float]:
 
 
 def _time_view(trainee: Trainee, clock: Clock) -> float:
-    evaluator = trainee.evaluator(trainee.machine.train_images)
-    device = evaluator.images.device
-    rows = torch.arange(min(evaluator.batch_size, len(evaluator.images)), device=device)
+    """Seconds of one view of all scored images, from training images in their place."""
+    count, images = trainee.machine.scored_count, trainee.machine.train_images
+    if images.is_cuda:
+        return _rehearse(trainee, clock, images[:count]) * count / min(count, len(images))
+    evaluator = trainee.evaluator(images)
+    rows = torch.arange(min(evaluator.batch_size, len(images)))
+    evaluator.logits(rows)
+    start = clock.now()
+    evaluator.logits(rows)
+    return (clock.now() - start) / len(rows) * count
+
+
+def _rehearse(trainee: Trainee, clock: Clock, images: Tensor) -> float:
+    """The whole evaluation, the second time by the clock: on a GPU each new view or batch compiles something first."""
+    evaluator, config = trainee.evaluator(images), trainee.config
+    share = config.uncertain_share or 0.0
     seconds = 0.0
     for _ in range(2):
-        synchronize(device)
+        synchronize(images.device)
         start = clock.now()
-        evaluator.logits(rows)
-        synchronize(device)
+        plain = evaluator.plain(lambda: 1.0)
+        evaluator.with_views(plain, config.tta, share, time_left=lambda: math.inf, view_seconds=0.0)
+        synchronize(images.device)
         seconds = clock.now() - start
-    return seconds / len(rows) * trainee.machine.scored_count
+    return seconds / (1 + share * (views(config.tta) - 1))

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from speedrun import config as configs
 from speedrun.config import Config
 from speedrun.errors import SpeedrunError, UsageError
+from speedrun.signals import Interrupted
 
 COMMANDS = {
     "fetch": "download the dataset and check it",
@@ -59,46 +60,49 @@ def parser() -> Parser:
 
 def parse(argv: list[str]) -> Config:
     """The config that a command line asks for: the recipe or the saved config, then flags, then --set."""
+    from speedrun import recipes
+
     given = vars(parser().parse_args(argv))
     assignments: list[str] = given.pop("set")
     saved: Path | None = given.pop("config")
-    if saved is not None:
-        base = configs.load(saved)
-    else:
-        from speedrun import recipes
-
-        base = recipes.get(given.get("recipe", Config().recipe))
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         if not equals:
             raise UsageError(f"--set takes FIELD=VALUE, not {assignment!r}")
         given[name] = value
+    if saved is None:
+        return configs.override(recipes.get(given.get("recipe", Config().recipe)), given)
+    base = configs.load(saved)
+    recipes.get(base.recipe)  # refuses an unknown name
+    if given.get("recipe", base.recipe) != base.recipe:
+        raise UsageError(f"{saved} is a run of recipe {base.recipe}: leave out --config to run another")
     return configs.override(base, given)
 
 
-def main(argv: list[str], start: float) -> int:
-    """Run a command; returns the exit code. start: when the process started, on `time.monotonic`'s scale."""
+def main(argv: list[str], start: float, *, guard_exit: bool = False) -> int:
+    """Run a command; returns the exit code. start: when the process started, on `time.monotonic`'s scale.
+
+    guard_exit: leave the watchdog on until the process ends; for a caller that ends it right away.
+    """
     try:
         if argv and argv[0] == "recipes":
             return _recipes(argv[1:])
         if argv and argv[0] == "fetch":
             return _fetch(argv[1:])
-        return _train(parse(argv), start)
+        return _train(parse(argv), start, guard_exit)
     except SpeedrunError as error:
         sys.stderr.write(f"speedrun: {error}\n")
         return error.exit_code
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted):
         return 130
 
 
-def _train(config: Config, start: float) -> int:
-    from speedrun import run, screen
+def _train(config: Config, start: float, guard_exit: bool) -> int:
     from speedrun.watchdog import Watchdog
 
-    watchdog = None
-    if config.budget is not None:
-        hopeless = config.budget < run.HOPELESS_SECONDS
-        watchdog = Watchdog.start(start + (run.REFUSAL_SECONDS if hopeless else config.budget))
+    watchdog = None if config.budget is None else Watchdog.for_budget(start, config.budget)
+    from speedrun import run, screen
+
     try:
         with screen.make("quiet" if config.quiet else "json" if config.json else "auto") as view:
             results = run.run_all(config, start=start, screen=view, watchdog=watchdog)
@@ -107,7 +111,7 @@ def _train(config: Config, start: float) -> int:
                 print(json.dumps(result.record))
         return results[-1].exit_code
     finally:
-        if watchdog:
+        if watchdog and not guard_exit:
             watchdog.stop()
 
 

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 
-class CompileTimeout(Exception):
-    """Compilation took longer than its share of the budget."""
+class CompileTimeout(BaseException):
+    """Compilation took longer than its share of the budget. Not an Exception: compilers swallow those."""
 
 
 def use_cache(folder: Path) -> None:
@@ -50,6 +50,10 @@ def compile_net(
             None,
             f"compilation failed ({type(error).__name__}: {first[0] if first else ''}): going on in eager mode",
         )
+    with suppress(Exception):  # idle workers hold our stdout open, and a reader would wait for them
+        from torch._inductor.async_compile import shutdown_compile_workers
+
+        shutdown_compile_workers()
     return compiled, _cache_misses() == before, ""
 
 

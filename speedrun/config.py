@@ -71,8 +71,23 @@ class AugmentConfig(Checked):
     translate: int = option(2, "largest shift in pixels, each way")
     padding: str = option("reflect", "what a shift brings in", choices=("reflect", "edge", "zero"))
     cutout: int | None = option(None, "side of the erased square in pixels, 0 for none")
+    affine: float = option(0.0, "probability of a shift, scale and rotation")
+    tone: float = option(0.0, "probability of another brightness and contrast")
+    hue: float = option(0.0, "probability of another hue, saturation and value")
+    grayscale: float = option(0.0, "probability of losing all colour")
+    holes: float = option(0.0, "probability of coarse dropout: eight erased squares")
+    policy: str = option("none", "TrivialAugment: one of fourteen operations an image", choices=("none", "trivial"))
+    mixup: float = option(0.0, "probability of MixUp; the three mixes exclude each other")
+    cutmix: float = option(0.0, "probability of CutMix")
+    ricap: float = option(0.0, "probability of RICAP")
+    mix_per: str = option("sample", "mix by image, or one draw a batch", choices=("sample", "batch"))
 
     def check(self) -> None:
+        for name in ("affine", "tone", "hue", "grayscale", "holes", "mixup", "cutmix", "ricap"):
+            require(0 <= getattr(self, name) <= 1, f"augment.{name} is a probability, not {getattr(self, name)}")
+        require(
+            self.mixup + self.cutmix + self.ricap <= 1 + 1e-9, "augment.mixup, cutmix and ricap add up to more than 1"
+        )
         require(0 <= self.translate < 16, f"augment.translate must be in 0..15, not {self.translate}")
         require(self.cutout is None or 0 <= self.cutout <= 32, f"augment.cutout must be in 0..32, not {self.cutout}")
 
@@ -145,6 +160,7 @@ class Config(Checked):
         require(self.steps is None or self.steps >= 1, "steps must be at least 1")
         require(0 <= self.seed < SEED_LIMIT, f"seed must be in 0..{SEED_LIMIT - 1}, not {self.seed}")
         require(self.runs >= 1, "runs must be at least 1")
+        require(self.seed + self.runs <= SEED_LIMIT, f"the last run's seed would be over {SEED_LIMIT - 1}")
         require(self.batch_size is None or self.batch_size >= 1, "batch_size must be at least 1")
         share = self.uncertain_share
         require(share is None or 0 <= share <= 1, "uncertain_share must be in [0, 1]")

@@ -37,7 +37,7 @@ def _choose_device(name: str) -> tuple[torch.device, str]:
         if torch.cuda.is_available():
             return torch.device("cuda", torch.cuda.current_device()), "a CUDA device is here"
         if torch.backends.mps.is_available():
-            return torch.device("mps"), "Metal is here"
+            return torch.device("cpu"), "Metal is here but nobody has tried it; --device mps does"
         return torch.device("cpu"), "no CUDA device here"
     try:
         device = torch.device(name)
@@ -48,10 +48,11 @@ def _choose_device(name: str) -> tuple[torch.device, str]:
             raise SpeedrunError("device cuda: torch finds no CUDA device here; leave --device out to run on the CPU")
         if (device.index or 0) >= torch.cuda.device_count():
             raise SpeedrunError(f"device {name}: only {torch.cuda.device_count()} CUDA device(s) here")
-    elif device.type == "mps":
-        if not torch.backends.mps.is_available():
-            raise SpeedrunError("device mps: Metal is not available here")
-    elif device.type != "cpu":
+        # Without an index torch means the current device, but does not let it be made current.
+        return torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index), "asked for"
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise SpeedrunError("device mps: Metal is not available here")
+    if device.type not in ("cpu", "mps"):
         raise UsageError(f"unknown device {name!r}: auto, cpu, cuda, cuda:N or mps")
     return device, "asked for"
 
@@ -66,7 +67,7 @@ def _choose_dtype(device: torch.device) -> tuple[torch.dtype, str]:
         return torch.float32, f"capability {major}.{minor} has no half-precision matrix units"
     if device.type == "mps":
         return torch.float32, "half precision is not tried on Metal"
-    units = cpu_features() & {"avx512_bf16", "amx_bf16"}
+    units = cpu_features() & {"avx512_bf16", "amx_bf16", "bf16"}  # the last as Linux names it on Arm
     if units:
         return torch.bfloat16, f"the processor has {', '.join(sorted(units))}"
     return torch.float32, "the processor has no bfloat16 units"
@@ -74,7 +75,8 @@ def _choose_dtype(device: torch.device) -> tuple[torch.dtype, str]:
 
 def cpu_features() -> set[str]:
     """The processor's features as Linux names them; empty elsewhere."""
-    return set(_cpuinfo().get("flags", "").split())
+    info = _cpuinfo()
+    return set(info.get("flags", info.get("Features", "")).split())  # x86 and Arm
 
 
 def _cpuinfo() -> dict[str, str]:
@@ -177,6 +179,11 @@ class Window:
         self._depth = depth
         self._pending: deque[tuple[Any, Tensor]] = deque()
 
+    @property
+    def pending(self) -> int:
+        """Steps that are queued and not known to be finished."""
+        return len(self._pending)
+
     def push(self, numbers: Tensor) -> list[float] | None:
         """Queue the numbers of one step; returns those of the oldest finished step, or None while filling up."""
         if not self._queued:
@@ -199,8 +206,3 @@ class Window:
         event, host = self._pending.popleft()
         event.synchronize()
         return host.tolist()
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that the device's memory did not suffice."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

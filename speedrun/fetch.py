@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from speedrun.catalogue import KNOWN, KnownFile
@@ -119,17 +120,23 @@ def progress_bar() -> Iterator[Report]:
 
     text = TextColumn("{task.description}")
     columns = (text, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        tasks = {}
+    bar = Bar(*columns, console=Console(stderr=True), transient=True)
+    tasks: dict[str, Any] = {}
 
-        def report(progress: Progress) -> None:
-            if progress.message:
-                bar.console.print(progress.message, markup=False, highlight=False)
-            if progress.file not in tasks:
-                tasks[progress.file] = bar.add_task(progress.file, total=progress.total)
-            bar.update(tasks[progress.file], completed=progress.received)
+    def report(progress: Progress) -> None:
+        if progress.message:
+            bar.console.print(progress.message, markup=False, highlight=False)
+        if not tasks:
+            bar.start()
+            bar.console.show_cursor(True)  # a process that is killed could not bring it back
+        if progress.file not in tasks:
+            tasks[progress.file] = bar.add_task(progress.file, total=progress.total)
+        bar.update(tasks[progress.file], completed=progress.received)
 
+    try:
         yield report
+    finally:
+        bar.stop()
 
 
 def _plain_lines() -> Report:

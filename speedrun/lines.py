@@ -20,11 +20,11 @@ def append_lines(path: str | os.PathLike[str], lines: str) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+    file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
     try:
         locked = _lock(file)
         end = os.fstat(file).st_size
-        if end and os.pread(file, 1, end - 1) != b"\n":
+        if end and _last_byte(file, end) != b"\n":
             lines = "\n" + lines
         data = lines.encode()
         written = os.write(file, data)
@@ -34,6 +34,11 @@ def append_lines(path: str | os.PathLike[str], lines: str) -> None:
             raise OSError(f"only {written} of {len(data)} bytes could be written; the disk is full")
     finally:
         os.close(file)  # which ends the lock, too
+
+
+def _last_byte(file: int, end: int) -> bytes:
+    os.lseek(file, end - 1, os.SEEK_SET)  # pread is unknown to Windows; writes go to the end all the same
+    return os.read(file, 1)
 
 
 def _lock(file: int) -> bool:

@@ -53,8 +53,9 @@ def train(
         now = clock.now()
         if numbers is not None:
             loss, accuracy = numbers
-        # While the queue fills up the host is faster than the device: those times say nothing.
-        pacer.advance(now - last if numbers is not None else None, clock.remaining() - reserve())
+        # Queued steps still take their time. While the queue fills up the host is ahead: its times say nothing.
+        queued = window.pending * pacer.step_seconds[pacer.resolution]
+        pacer.advance(now - last if numbers is not None else None, clock.remaining() - reserve() - queued)
         speed = stream.batch_size / max(now - last, 1e-9)
         last = now
         report(Report(pacer.steps, pacer.steps_left or 0, pacer.progress, stream.epoch, loss, accuracy, speed))

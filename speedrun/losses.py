@@ -4,6 +4,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Summed cross entropy of logits (N, classes) of any float dtype against labels int64 (N,); a float32 scalar."""
-    return F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing, reduction="sum")
+def cross_entropy(
+    logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, weights: Tensor | None = None
+) -> Tensor:
+    """Summed cross entropy of logits (N, classes) of any float dtype; a float32 scalar.
+
+    labels: int64 (N,), or (N, K) for mixed images with weights float32 (N, K) whose rows sum to 1: the loss of the
+    target that has each weight at its label, without making that target.
+    """
+    if weights is None:
+        return F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing, reduction="sum")
+    log_probabilities = logits.float().log_softmax(1)
+    hard = (weights * log_probabilities.gather(1, labels)).sum()
+    return -(1 - label_smoothing) * hard - label_smoothing * log_probabilities.mean(1).sum()

@@ -64,8 +64,11 @@ class Machine:
         ]
 
 
-def open_machine(choice: device.Choice, dataset: Dataset, *, holdout: bool) -> Machine:
-    """Put the training images on the device, hold out a tenth of them if asked, and measure the device's speed."""
+def open_machine(choice: device.Choice, dataset: Dataset, *, holdout: bool, settle_threads: bool = False) -> Machine:
+    """Put the training images on the device, hold out a tenth of them if asked, and measure the device's speed.
+
+    settle_threads: on a CPU, take half the threads where that is faster.
+    """
     images, labels = torch.from_numpy(dataset.train_images), torch.from_numpy(dataset.train_labels)
     total, held_out = len(images), None
     split = {"train": f"train[{total}]", "scored": f"test[{len(dataset.test_images)}]"}
@@ -77,7 +80,7 @@ def open_machine(choice: device.Choice, dataset: Dataset, *, holdout: bool) -> M
         held_out = images[out].to(target), labels[out].to(target)
         images, labels = images[kept], labels[kept]
         split = {"train": f"train[{len(kept)} of {total}]", "scored": f"train[{len(out)} of {total}, held out]"}
-    if target.type == "cpu":
+    if target.type == "cpu" and settle_threads:
         flops_per_second = probe.settle_threads(choice.dtype)
     else:
         flops_per_second = probe.training_flops_per_second(target, choice.dtype)

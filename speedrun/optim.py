@@ -15,15 +15,16 @@ from speedrun.schedule import fade, one_cycle
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
-def orthogonalize(matrices: Tensor, steps: int = 3, eps: float = 1e-7) -> Tensor:
+def orthogonalize(matrices: Tensor, steps: int = 3, eps: float = 1e-7, dtype: torch.dtype | None = None) -> Tensor:
     """Replace the singular values of each matrix by values near 1, by Newton-Schulz iteration.
 
-    matrices: (n, rows, columns), any float dtype; computed and returned in that dtype.
+    matrices: (n, rows, columns), any float dtype. dtype: of the products and of the result; None keeps the matrices'.
     """
     a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
-    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + eps)  # the largest singular value is now at most 1
+    # The largest singular value is now at most 1, before a dtype of small range is asked to hold it.
+    x = (x / (torch.linalg.matrix_norm(x, keepdim=True) + eps)).to(dtype or x.dtype)
     for _ in range(steps):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
@@ -70,7 +71,7 @@ class Muon(torch.optim.Optimizer):
         directions = torch._foreach_add(gradients, buffers, alpha=group["momentum"])
         rows = len(parameters[0])
         stacked = torch.stack([direction.reshape(rows, -1) for direction in directions])
-        updates = orthogonalize(stacked.to(self.compute_dtype or stacked.dtype), group["newton_schulz_steps"])
+        updates = orthogonalize(stacked, group["newton_schulz_steps"], dtype=self.compute_dtype)
         for parameter, update in zip(parameters, updates, strict=True):
             parameter.mul_(math.sqrt(rows) / torch.linalg.vector_norm(parameter))
             parameter.add_(update.reshape(parameter.shape), alpha=-group["lr"])

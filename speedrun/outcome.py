@@ -27,13 +27,19 @@ class Outcome:
     accuracy: float | None = None
     accuracy_plain: float | None = None
     train_seconds: float | None = None
+    threads: int | None = None
+    provenance: "dict[str, Any] | None" = None
 
     def record(self, config: Config, clock: Clock, ledger: Ledger) -> dict[str, Any]:
         """The record of the run as it stands at this moment; kind "run" of `speedrun.record`."""
         machine, plan, phases = self.machine, self.plan, ledger.snapshot()
+        if self.provenance is None:  # of the beginning: the checkout may change while a run is on
+            self.provenance = record.envelope("run", None, age_seconds=clock.elapsed())
         dtype = str(machine.choice.dtype).removeprefix("torch.") if machine else None
         return {
-            **record.envelope("run", machine.description if machine else None, age_seconds=clock.elapsed()),
+            **self.provenance,
+            "device": machine.description if machine else None,
+            "versions": record.versions(),
             "status": self.status,
             "dataset": machine.dataset.name if machine else None,
             "split": machine.split if machine else None,
@@ -56,5 +62,6 @@ class Outcome:
             "dtype": dtype,
             "dtype_reason": machine.choice.dtype_reason if machine else None,
             "plan": to_dict(plan) if plan else None,
+            "threads": self.threads,
             "world_size": 1,
         }

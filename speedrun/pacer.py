@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 TOLERANCE = 0.01
 # Weight of the newest step in the running cost of a step.
 NEWEST = 0.2
+# Times its expected cost from which a single step is not believed.
+OUTLIER = 3.0
 
 
 class Pacer:
@@ -36,6 +38,7 @@ class Pacer:
         self.slowdown = 1.0
         self._calibrated = dict(step_seconds)
         self._seen: set[int] = set()
+        self._surprised = False
 
     @property
     def done(self) -> bool:
@@ -87,6 +90,11 @@ class Pacer:
         return max(total, 1e-9) / max(1.0 - self.progress, 1e-9)
 
     def _observe(self, size: int, seconds: float) -> None:
+        surprising = seconds > OUTLIER * self.step_seconds[size]
+        if surprising and not self._surprised:  # one slow step is a hiccup; two are a slower machine
+            self._surprised = True
+            return
+        self._surprised = surprising
         weight = NEWEST if size in self._seen else 0.5
         self._seen.add(size)
         self.step_seconds[size] += weight * (seconds - self.step_seconds[size])

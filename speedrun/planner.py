@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 
-from speedrun.config import SMALLEST_SIDE, Config, require
+from speedrun.config import SMALLEST_SIDE, AugmentConfig, Config, OptimConfig, require
 
 # A quarter of the images, the least certain, gets nearly all that further views gain (source:
 # github.com/hiverge/cifar10-speedrun); the six views of `speedrun.evaluate` gained 0.8 points on the split.
@@ -140,24 +140,27 @@ def choose(
     image_size: int,
     images: int,
     scored: int,
+    known: bool = True,
     rungs: Sequence[Rung] | None = None,
 ) -> Plan:
     """Fill in what `config` leaves open.
 
     device: "cpu", "cuda" or another of torch's types. seconds: for training and evaluating, None without a deadline.
     probe_flops: operations a second that the probe reached here. image_size: side of the images in pixels.
-    images, scored: number of training images and of images to evaluate.
+    images, scored: number of training images and of images to evaluate. known: whether the table's accuracies are of
+    this dataset; else nothing is promised.
     Raises UsageError where resolutions, cutout or translate do not fit the images, or SGD has no rate.
     """
     chosen_rate = config.optim.filters == "muon" or config.optim.lr is not None
     require(chosen_rate, "optim.filters=sgd needs optim.lr: the table's rates are Muon's")
     rungs = table() if rungs is None else rungs
     if seconds is None:
-        rung, tta, expected = next(rung for rung in rungs if rung.widths == (64, 256, 256)), "full", None
-        reason = "no deadline: the standard width"
+        rung, tta, expected = [rung for rung in rungs if rung.measured][-1], "full", None
+        reason = "no deadline: the widest net that was measured"
     else:
         offers = [
-            _offer(rung, tta, _speed(rung, device, probe_flops), seconds, scored)
+            # A larger image costs by its area.
+            _offer(rung, tta, _speed(rung, device, probe_flops) * (32 / image_size) ** 2, seconds, scored)
             for rung in rungs
             for tta in ("full", "none")
         ]
@@ -165,6 +168,8 @@ def choose(
         reason = f"{flops / 1e12:.3g} TFLOP of training fit; {rung.source}"
     if (config.model.widths or rung.widths, config.model.depth or rung.depth) != (rung.widths, rung.depth):
         expected, reason = None, "net as asked"
+    if not known or _overridden(config):
+        expected = None
     cutout = round(rung.cutout * image_size / 32) if config.augment.cutout is None else config.augment.cutout
     resolutions = config.resolutions or tuple(
         max(round(size * image_size / 32), SMALLEST_SIDE) for size in rung.resolutions
@@ -207,6 +212,13 @@ def least_seconds(device: str, probe_flops: float, scored: int, rungs: Sequence[
 def _speed(rung: Rung, device: str, probe_flops: float) -> float:
     """Operations a second of a net. How nets differ from the probe is known of CPUs alone."""
     return probe_flops * (rung.speed if device == "cpu" else 1.0)
+
+
+def _overridden(config: Config) -> bool:
+    """Whether a dial on which the table's accuracies depend was set by hand."""
+    augment, optim = AugmentConfig(cutout=config.augment.cutout), OptimConfig(lr=config.optim.lr)
+    dials = (config.batch_size, config.resolutions, config.augment.cutout, config.optim.lr)
+    return any(dial is not None for dial in dials) or (config.augment, config.optim) != (augment, optim)
 
 
 def _offer(rung: Rung, tta: str, speed: float, seconds: float, scored: int) -> tuple[float, float, Rung, str]:

@@ -10,6 +10,8 @@ from speedrun import checkpoint, models
 from speedrun.config import Config, from_dict
 from speedrun.errors import SpeedrunError
 
+PART = 500  # images at a time
+
 
 class Predictor(nn.Module):
     """Takes uint8 NHWC images (N, H, W, 3) of the trained size, on its device, and gives float32 logits (N, classes).
@@ -34,6 +36,10 @@ class Predictor(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
+        """In parts, for the activations of ten thousand images are gigabytes."""
+        return torch.cat([self._part(part) for part in images.split(PART)])
+
+    def _part(self, images: Tensor) -> Tensor:
         rows = torch.arange(len(images), device=images.device)
         normalised = view(
             images.contiguous(),

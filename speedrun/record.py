@@ -102,7 +102,7 @@ ENVELOPE: Table = {
 }
 
 RUN: Table = {
-    "status": Field(str, "how it ended; missed: complete, but past its deadline", choices=STATUSES),
+    "status": Field(str, "how it ended; missed: complete, but short of its target", choices=STATUSES),
     "dataset": Field(str, "cifar10, cifar100, synthetic or the file's name", null="unfinished"),
     "split": Field(
         dict,
@@ -137,6 +137,7 @@ RUN: Table = {
     "dtype_reason": Field(str, "why this dtype", null="unfinished"),
     "plan": Field(dict, "what the planner decided", null="unfinished"),
     "world_size": Field(int, "processes that trained", low=1),
+    "threads": Field(int, "of torch on the CPU", null="always", required=False, low=1),
     "outside_seconds": Field(float, "start to exit, measured by the parent process", required=False, low=0),
 }
 VALUES: Table = {"values": Field(dict, "what was measured: numbers and the settings they belong to")}
@@ -226,7 +227,7 @@ def _check_run(record: Mapping[str, Any]) -> Iterator[str]:
         yield f"phases: they add up to {total:.3f} s, but wall_seconds is {wall:.3f}"
     budget = record["budget_seconds"]
     if budget is not None and wall > budget + record["fetch_seconds"]:
-        yield f"status: complete, but {wall:.3f} s were used of {budget:g}; that is a missed deadline"
+        yield f"status: complete, but {wall:.3f} s were used of {budget:g}; that is a timeout"
 
 
 _JSON_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "text", dict: "an object"}

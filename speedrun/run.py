@@ -1,28 +1,26 @@
 """Runs, from a config to files on disk. Imports no torch: data is read in a thread while torch is being imported."""
 
-import contextlib
+import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from speedrun import data, files, recipes
+from speedrun import folder as folders
 from speedrun import screen as screens
 from speedrun.clock import Clock, Ledger
 from speedrun.config import Config, to_dict
 from speedrun.errors import SpeedrunError
 from speedrun.outcome import Outcome
 from speedrun.signals import Interrupted, Signals
-from speedrun.watchdog import Watchdog
+from speedrun.watchdog import HOPELESS_SECONDS, REFUSAL_SECONDS, Watchdog
 
 if TYPE_CHECKING:
     from speedrun.machine import Machine
 
-# No machine trains in so few seconds; the run that says how many it takes needs some time for that.
-HOPELESS_SECONDS = 5.0
-REFUSAL_SECONDS = 30.0
 # A silent connection is given up after 30 s; until then nothing is reported.
 FETCH_PATIENCE_SECONDS = 60.0
 
@@ -47,8 +45,10 @@ def train(config: Config | None = None) -> Result:
     """Train by a config and return the result; the seconds count from this call.
 
     Raises UsageError or another SpeedrunError with one readable line. With `runs` above 1 the last result is returned.
+    Sets torch's thread count and cuDNN's benchmark mode for the process. No watchdog guards the caller's process.
     """
     config = config or recipes.get("speednet")
+    recipes.get(config.recipe)  # refuses an unknown name
     with screens.make("quiet" if config.quiet or config.json else "auto") as screen:
         return run_all(config, start=time.monotonic(), screen=screen)[-1]
 
@@ -63,7 +63,13 @@ def run_all(config: Config, *, start: float, screen: screens.Screen, watchdog: W
         loading = _Background(launch.load)
         results: list[Result] = []
         for number in range(config.runs):
-            results.append(launch.run(number, loading))
+            try:
+                results.append(launch.run(number, loading))
+            except SpeedrunError as error:
+                if not results:
+                    raise
+                screen.warn(str(error))  # what is finished is still told
+                results[-1] = replace(results[-1], exit_code=error.exit_code)
             if results[-1].exit_code:
                 break
     accuracies = [result.accuracy for result in results if result.accuracy is not None]
@@ -109,6 +115,7 @@ class _Launch:
     machine: "Machine | None" = None
     first_phases: dict[str, float] | None = None
     out: Path | None = None
+    transferred: float = 0.0
 
     def load(self) -> data.Dataset:
         """Read the data, fetching it if need be."""
@@ -118,6 +125,7 @@ class _Launch:
 
             def on_fetch(progress: "fetch.Progress") -> None:
                 # Network transfer is not counted, and fetching gives up by itself: keep the watchdog away meanwhile.
+                self.transferred = progress.seconds
                 self._guard(progress.seconds + FETCH_PATIENCE_SECONDS)
                 if progress.received and not self.config.quiet:  # the error at the end names what never answered
                     show(progress)
@@ -130,16 +138,34 @@ class _Launch:
             self._restart()
         folder = None if config.dry_run else self._folder(config)
         outcome = Outcome()
-        with _claimed(folder, config):
-            try:
-                self._leave_if_stopped(folder, config, outcome)
-                return self._run(config, outcome, folder, loading)
-            except Interrupted:
-                outcome.status = "interrupted"
-                record = outcome.record(config, self.clock, self.ledger)
-                if folder:
-                    files.write_json(folder / "result.json", record)
-                return Result(record, folder, self.signals.exit_code)
+        try:
+            with folders.claimed(folder, config):
+                return self._attempt(config, outcome, folder, loading)
+        except Interrupted:  # in the moment of claiming: nothing is there to be kept
+            return Result({}, None, self.signals.exit_code)
+
+    def _attempt(
+        self, config: Config, outcome: Outcome, folder: Path | None, loading: _Background[data.Dataset]
+    ) -> Result:
+        """A run in its claimed folder, which gets a record however the run ends."""
+        try:
+            self._leave_if_stopped(folder, config, outcome)
+            return self._run(config, outcome, folder, loading)
+        except Interrupted:
+            record = self._unfinished("interrupted", config, outcome, folder)
+            return Result(record, folder, self.signals.exit_code)
+        except SpeedrunError:
+            raise
+        except Exception:  # a fault of ours or of the machine: its evidence stays
+            self._unfinished("failed", config, outcome, folder)
+            raise
+
+    def _unfinished(self, status: str, config: Config, outcome: Outcome, folder: Path | None) -> dict[str, Any]:
+        outcome.status = status
+        record = outcome.record(config, self.clock, self.ledger)
+        if folder:
+            self._saved(lambda: files.write_json(folder / "result.json", record))
+        return record
 
     def _run(self, config: Config, outcome: Outcome, folder: Path | None, loading: _Background[data.Dataset]) -> Result:
         if self.machine is None:
@@ -167,6 +193,7 @@ class _Launch:
         self._guard()
         self._leave_if_stopped(folder, session.config, outcome)
         session.train()
+        self._leave_if_stopped(folder, session.config, outcome)
         saved = self._saved(session.save_model)
         session.evaluate()
         record = session.finish()
@@ -187,8 +214,7 @@ class _Launch:
     def _folder(self, config: Config) -> Path:
         """The folder of a run. Several runs share a parent, named once, and are told apart by their seeds."""
         if self.out is None:
-            stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.recipe}"
-            self.out = config.out or next(path for path in _numbered(Path("runs") / stem) if not path.exists())
+            self.out = folders.name(config)
         return self.out / f"seed-{config.seed}" if self.config.runs > 1 else self.out
 
     def _leave_if_stopped(self, folder: Path | None, config: Config, outcome: Outcome) -> None:
@@ -199,6 +225,8 @@ class _Launch:
 
     def _guard(self, patience: float = 0.0) -> None:
         """Tell the watchdog the deadline, `patience` seconds later than the clock's."""
+        if self.machine is None and self.config.budget is not None and self.config.budget < HOPELESS_SECONDS:
+            patience += REFUSAL_SECONDS  # it will be refused, which takes longer than the budget itself
         if self.watchdog and self.clock.deadline is not None:
             self.watchdog.extend(self.clock.deadline + patience)
 
@@ -206,76 +234,52 @@ class _Launch:
         """A clock and a ledger of its own for the next run, with the first one's start-up already on them."""
         self.clock = Clock(self.config.budget)
         self.ledger = Ledger(self.clock.start)
+        self.signals.gentle = False
         for phase in ("start", "data"):
             self._charge(phase)
         self._guard()
 
     def _charge(self, phase: str) -> None:
         """Bring a phase up to what the first run spent on it."""
-        missing = (self.first_phases or {}).get(phase, 0.0) - self.ledger.snapshot()[phase]
+        first = (self.first_phases or {}).get(phase, 0.0)
+        if phase == "data":
+            first -= self.transferred  # the network's seconds are nobody's
+        missing = first - self.ledger.snapshot()[phase]
         if missing > 0:
             self.clock.charge(missing)
             self.ledger.charge(phase, missing)
 
     def _open(self, loading: _Background[data.Dataset]) -> "Machine":
-        from speedrun import device
+        _check_kernels()
+        from speedrun import compiler, device
         from speedrun.machine import open_machine
 
+        compiler.use_cache(data.default_cache_dir())
         choice = device.choose(self.config.device, self.config.dtype)
         device.prepare(choice.device)
         self.ledger.enter("data")
         dataset = loading.result()
-        if dataset.fetch_seconds:
-            self.clock.extend(dataset.fetch_seconds)
-            self._guard()
+        self.transferred = max(self.transferred, dataset.fetch_seconds)  # a transfer that failed took time as well
+        self.clock.extend(self.transferred)
+        self._guard()
         for note in dataset.notes:
             self.screen.warn(note)
         if dataset.name == "synthetic":
             why = f"{dataset.reason}. " if dataset.reason else ""
             self.screen.banner("SYNTHETIC data", f"{why}Accuracies say nothing about CIFAR-10.")
-        machine = open_machine(choice, dataset, holdout=self.config.holdout)
+        # Without a deadline a run must repeat to the bit, so its thread count is not left to a measurement.
+        settle = self.clock.deadline is not None and "OMP_NUM_THREADS" not in os.environ
+        machine = open_machine(choice, dataset, holdout=self.config.holdout, settle_threads=settle)
         for line in machine.lines():
             self.screen.note(line)
         return machine
 
 
-def _numbered(path: Path) -> Iterator[Path]:
-    yield path
-    for number in range(2, 1_000_000):
-        yield path.with_name(f"{path.name}-{number}")
+def _check_kernels() -> None:
+    """Raise SpeedrunError where another package of the name hides our `kernels`."""
+    import kernels
 
-
-@contextlib.contextmanager
-def _claimed(folder: Path | None, config: Config) -> Iterator[None]:
-    """Make the folder and keep others out of it while the run is on; removed again if nothing came of the run.
-
-    Raises SpeedrunError where the folder cannot be written, or holds another run, finished or still going on.
-    """
-    if folder is None:
-        yield
-        return
-    guard = folder / ".lock"
-    with contextlib.ExitStack() as stack:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(files.lock(guard, wait_seconds=0.0, what=f"the run that writes to {folder}"))
-            stack.callback(_remove, folder)
-            stack.callback(guard.unlink, missing_ok=True)
-            if (folder / "result.json").exists():
-                raise SpeedrunError(f"{folder} holds another run already: choose another --out")
-            files.write_json(folder / "config.json", to_dict(config))
-        except files.LockTimeout:
-            raise SpeedrunError(f"another run is writing to {folder}: choose another --out") from None
-        except OSError as error:
-            raise SpeedrunError(f"{folder} cannot be written: {error.strerror}") from None
-        yield
-
-
-def _remove(folder: Path) -> None:
-    """Undo what claiming the folder made if nothing came of it; whatever else lies in it stays."""
-    if any((folder / name).exists() for name in ("result.json", "model.pt")):
-        return
-    for name in ("config.json", "metrics.jsonl"):
-        (folder / name).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        folder.rmdir()
+    ours = Path(__file__).resolve().parents[1] / "kernels"
+    found = [Path(place).resolve() for place in kernels.__path__]
+    if ours not in found:
+        raise SpeedrunError(f"another package named kernels, in {found[0]}, hides ours: start in the checkout instead")

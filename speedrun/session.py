@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
+
 from speedrun import checkpoint, models, planner
 from speedrun.calibrate import Costs, calibrate
 from speedrun.clock import Clock, Ledger
@@ -74,6 +76,7 @@ class Session:
             image_size=machine.image_size,
             images=len(machine.train_images),
             scored=machine.scored_count,
+            known=machine.dataset.name == "cifar10",
         )
         self.config = self.plan.apply(self.config)
         self.outcome.plan = self.plan
@@ -83,6 +86,7 @@ class Session:
         """Build the net, compile it where that pays, and calibrate. Raises UsageError where the budget is too small."""
         self.enter("build")
         self.trainee = build(self.config, self.machine)
+        self.outcome.threads = torch.get_num_threads()
         self.outcome.parameters = models.parameters(self.trainee.net)
         if self.config.compile != "off":
             self.enter("compile")
@@ -92,6 +96,7 @@ class Session:
             self.charge("compile")
         self.enter("calibrate")
         self.costs = calibrate(self.trainee, self.clock)
+        self.charge("calibrate")
         self.pacer = Pacer(self.trainee.resolutions, self.costs.step, max_steps=self.config.steps)
         self._check_budget()
 
@@ -99,7 +104,11 @@ class Session:
         """Seconds to keep for evaluating and saving, on a machine as slow as it is now."""
         seen = 1 + self.plan.uncertain_share * (views(self.plan.tta) - 1)
         evaluation = EVALUATION_MARGIN * seen * self.costs.view * max(1.0, self.pacer.slowdown)
-        return evaluation + SAVE_SECONDS + END_MARGIN
+        return evaluation + self._save_seconds() + END_MARGIN
+
+    def _save_seconds(self) -> float:
+        """Seconds that writing the weights and the record may take, on a disk of 200 MB/s."""
+        return SAVE_SECONDS + 4 * (self.outcome.parameters or 0) / 200e6
 
     def _check_budget(self) -> None:
         first_step = self.costs.step[self.trainee.resolutions[0]]
@@ -163,6 +172,8 @@ class Session:
 
     def evaluate(self) -> None:
         """Score the final weights, once; nothing after an interruption, and no score where time or a signal forbids."""
+        if self.signals.received is not None:
+            self.outcome.status = "interrupted"
         if self.outcome.status != "complete":
             return
         self.enter("evaluate")
@@ -184,7 +195,8 @@ class Session:
         def time_left() -> float:
             return self.clock.remaining() - SAVE_SECONDS - END_MARGIN
 
-        plain = evaluator.plain(time_left)
+        # The plain view may use up all but the time to leave: without it there is no result.
+        plain = evaluator.plain(lambda: self.clock.remaining() - SAVE_SECONDS - MARGIN)
         self.outcome.accuracy_plain = accuracy(plain, labels)
         logits = evaluator.with_views(
             plain,
@@ -221,6 +233,8 @@ class Session:
     def finish(self) -> dict[str, Any]:
         """Close the books: the final record."""
         self.enter("save")
+        if self.outcome.status == "complete" and self.clock.remaining() < 0:
+            self.outcome.status = "timeout"
         return self.outcome.record(self.config, self.clock, self.ledger)
 
     def save_record(self, final: dict[str, Any]) -> None:

@@ -6,21 +6,27 @@ what happens to image i in epoch e depends on (seed, e, i) alone.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from kernels.augment import Augmentation, augment
+from kernels.augment import Augmentation, augment, mix
 from speedrun import seeds
 
 
 @dataclass(frozen=True)
 class Batch:
-    """images (B, 3, S, S) channels-last in the compute dtype; labels int64 (B,); index int64 (B,), rows of the set."""
+    """images (B, 3, S, S) channels-last in the compute dtype; labels int64 (B,); index int64 (B,), rows of the set.
+
+    Where images are mixed, labels are (B, K), of the K images that make one up, and weights float32 (B, K), whose rows
+    sum to 1, say how much of each is seen; else weights is None.
+    """
 
     images: Tensor
     labels: Tensor
     index: Tensor
+    weights: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -36,14 +42,13 @@ class Normalization:
         pixels = images.reshape(-1, images.shape[-1])
         channels = []
         for channel in range(pixels.shape[1]):
-            counts = torch.bincount(pixels[:, channel].int(), minlength=256).double()
-            values = torch.arange(256, dtype=torch.float64, device=images.device) / 255
+            counts = torch.bincount(pixels[:, channel].int(), minlength=256).cpu().double()
+            values = torch.arange(256, dtype=torch.float64) / 255
             mean = (counts * values).sum() / counts.sum()
             variance = (counts * (values - mean) ** 2).sum() / counts.sum()
             channels.append((mean, variance.sqrt()))
-        return cls(
-            torch.stack([mean for mean, _ in channels]).float(), torch.stack([std for _, std in channels]).float()
-        )
+        means, deviations = (torch.stack(column).float().to(images.device) for column in zip(*channels, strict=True))
+        return cls(means, deviations)
 
 
 class Stream:
@@ -75,6 +80,7 @@ class Stream:
         self.dtype = dtype
         self.seed = seed
         self.batches = 0
+        self._augment_seed = seeds.derive(seed, "augment")
         self._order = images.new_empty(0, dtype=torch.int64)
 
     @property
@@ -93,27 +99,34 @@ class Stream:
             self._order = self._shuffled(epoch)
         self.batches += 1
         index = self._order[position * self.batch_size : (position + 1) * self.batch_size]
-        images = augment(
-            self.images,
-            index,
-            self._at(size or self.images.shape[1]),
-            mean=self.normalization.mean,
-            std=self.normalization.std,
-            seed=seeds.derive(self.seed, "augment"),
-            epoch=epoch,
-            dtype=self.dtype,
-        )
-        return Batch(images, self.labels[index], index)
+        augmentation = self._at(size or min(self.images.shape[1:3]))
+        keys: dict[str, Any] = {
+            "mean": self.normalization.mean,
+            "std": self.normalization.std,
+            "seed": self._augment_seed,
+            "epoch": epoch,
+            "dtype": self.dtype,
+        }
+        if augmentation.members == 1:
+            return Batch(augment(self.images, index, augmentation, **keys), self.labels[index], index)
+        images, labels, weights = mix(self.images, self.labels, index, augmentation, step=self.batches, **keys)
+        return Batch(images, labels, index, weights)
 
     def __iter__(self) -> Iterator[Batch]:
         while True:
             yield self.next()
 
     def _at(self, size: int) -> Augmentation:
-        """The augmentation at `size` pixels: the erased square keeps its share of the picture."""
-        cutout = round(self.augmentation.cutout * size / self.images.shape[1])
-        return replace(self.augmentation, size=size, cutout=cutout)
+        """The augmentation at `size` pixels: erased squares keep their share of the picture."""
+        scale = size / min(self.images.shape[1:3])
+        cutout = round(self.augmentation.cutout * scale)
+        return replace(
+            self.augmentation, size=size, cutout=cutout, hole_size=max(1, round(self.augmentation.hole_size * scale))
+        )
 
     def _shuffled(self, epoch: int) -> Tensor:
         generator = torch.Generator().manual_seed(seeds.derive(self.seed, "order", epoch))
-        return torch.randperm(len(self.images), generator=generator).to(self.images.device, non_blocking=True)
+        order = torch.randperm(len(self.images), generator=generator)
+        if self.images.is_cuda:
+            order = order.pin_memory()  # from pageable memory the copy would wait for the queue
+        return order.to(self.images.device, non_blocking=True)

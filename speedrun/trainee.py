@@ -1,6 +1,7 @@
 """A net on a device with all that training it takes: its stream, its step, its evaluator."""
 
 import copy
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,15 +45,13 @@ class Trainee:
 
     def stream(self) -> Stream:
         """The training batches from their beginning."""
-        options = self.config.augment
+        options = self.config.augment  # its fields are named as the augmentation's
         assert options.cutout is not None
         return Stream(
             self.machine.train_images,
             self.machine.train_labels,
             batch_size=self.batch_size,
-            augmentation=Augmentation(
-                flip=options.flip, translate=options.translate, padding=options.padding, cutout=options.cutout
-            ),
+            augmentation=Augmentation(**dataclasses.asdict(options)),
             normalization=self.normalization,
             dtype=self.machine.choice.dtype,
             seed=self.config.seed,
@@ -109,7 +108,8 @@ class Trainee:
 
 def build(config: Config, machine: Machine) -> Trainee:
     """The net of a planned config, initialised from its seed, on the machine's device."""
-    torch.manual_seed(seeds.derive(config.seed, "init"))
-    net = models.build(config.model, machine.classes)
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers are left as they were
+        torch.manual_seed(seeds.derive(config.seed, "init"))
+        net = models.build(config.model, machine.classes)
     net = net.to(machine.choice.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Trainee(config, machine, net, net, Normalization.of(machine.train_images), copy.deepcopy(net.state_dict()))

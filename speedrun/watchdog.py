@@ -19,6 +19,10 @@ from speedrun import files
 
 # Seconds before the deadline at which the process is ended: a few gigabytes take a while to be given back.
 MARGIN = 0.4
+# No machine trains in so few seconds; the run that says how many it takes needs some time for that.
+HOPELESS_SECONDS = 5.0
+REFUSAL_SECONDS = 30.0
+LONGEST_WAIT = 3600.0  # select takes no arbitrary number
 
 
 class Watchdog:
@@ -27,6 +31,12 @@ class Watchdog:
     def __init__(self, write_end: int | None, timer: "_Timer | None") -> None:
         self._write_end = write_end
         self._timer = timer
+        self._sending = threading.Lock()  # the thread that fetches data tells the deadline too
+
+    @classmethod
+    def for_budget(cls, start: float, seconds: float) -> "Watchdog":
+        """Guard a run of `seconds` from `start`; one that is too short by far gets the time to be refused."""
+        return cls.start(start + (REFUSAL_SECONDS if seconds < HOPELESS_SECONDS else seconds))
 
     @classmethod
     def start(cls, deadline: float) -> "Watchdog":
@@ -60,24 +70,35 @@ class Watchdog:
         if self._timer is not None:
             self._timer.receive(message)
         elif self._write_end is not None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError), self._sending:
                 os.write(self._write_end, json.dumps(message).encode() + b"\n")
 
 
-def _expire(state: dict[str, Any]) -> None:
-    """Write what there is and say so in one line."""
-    wrote = ""
-    if "path" in state and not os.path.exists(state["path"]):
-        record = {**state["record"], "wall_seconds": time.monotonic() - state["start"]}
-        with contextlib.suppress(OSError):
-            files.write_json(Path(state["path"]), record)
-            wrote = f"; its record is in {state['path']}"
-    sys.stderr.write(f"speedrun: the deadline is here and the run has not ended: stopping it{wrote}\n")
+def _leave_record(state: dict[str, Any]) -> str:
+    """Write what there is; returns where, as the end of a sentence."""
+    if "path" not in state or os.path.exists(state["path"]):
+        return ""
+    record = {**state["record"], "wall_seconds": time.monotonic() - state["start"]}
+    with contextlib.suppress(OSError):
+        files.write_json(Path(state["path"]), record)
+        return f"; its record is in {state['path']}"
+    return ""
+
+
+def _say(wrote: str) -> None:
+    sys.stderr.write(f"speedrun: the deadline is here and the run has not ended: stopped it{wrote}\n")
     sys.stderr.flush()
 
 
 def _guard(read_end: int, parent: int, deadline: float) -> None:
-    """The child's whole life."""
+    """The child's whole life: whatever happens in it, it never comes back to the parent's code."""
+    try:
+        _watch(read_end, parent, deadline)
+    finally:
+        os._exit(0)
+
+
+def _watch(read_end: int, parent: int, deadline: float) -> None:
     # Ctrl-C reaches the whole process group; the parent alone decides what it means.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -86,24 +107,30 @@ def _guard(read_end: int, parent: int, deadline: float) -> None:
     state: dict[str, Any] = {"deadline": deadline}
     buffer = b""
     while (wait := state["deadline"] - MARGIN - time.monotonic()) > 0:
-        if not select.select([read_end], [], [], wait)[0]:
+        if not select.select([read_end], [], [], min(wait, LONGEST_WAIT))[0]:
             continue
         chunk = os.read(read_end, 1 << 16)
         if not chunk:
-            os._exit(0)  # the parent has gone
+            return  # the parent has gone
         *lines, buffer = (buffer + chunk).split(b"\n")
         for line in lines:
             state.update(json.loads(line))
         if state.get("stop"):
-            os._exit(0)
+            return
     if os.getppid() != parent:  # it has gone, though a process it started keeps the pipe open: its number may be reused
-        os._exit(0)
-    try:
-        _expire(state)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(parent, signal.SIGKILL)
-        os._exit(0)
+        return
+    # A stalled disk or a blocked terminal must not put the end off.
+    timer = threading.Timer(MARGIN / 2, _kill, (parent,))
+    timer.daemon = True
+    timer.start()
+    wrote = _leave_record(state)
+    _kill(parent)
+    _say(wrote)
+
+
+def _kill(process: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, signal.SIGKILL)
 
 
 class _Timer:
@@ -125,5 +152,5 @@ class _Timer:
                 self._changed.wait(wait)
                 if self._state.get("stop"):
                     return
-        _expire(self._state)
+        _say(_leave_record(self._state))
         os._exit(1)

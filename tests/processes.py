@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # A net that trains in milliseconds on images of 16 pixels. Logits are divided by the width: a narrow net's head moves
 # faster than that of the wide nets that the default rates are for.
 TINY_NET = (
+    "--device=cpu",  # bit equality and the short deadlines are the CPU's
     "--set=model.widths=8,8,8",
     "--set=model.depth=2",
     "--set=batch_size=50",

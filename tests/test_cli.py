@@ -230,3 +230,20 @@ def test_a_dry_run_as_json_is_one_line(tiny_data: Path, tmp_path: Path):
     plan = json.loads(one_line(ended.stdout))["plan"]
     assert (plan["widths"], plan["batch_size"], plan["resolutions"]) == ([8, 8, 8], 50, [12, 16])
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("words", [["--recipe=nope"], ["--set=recipe=nope"]])
+def test_an_unknown_recipe_is_refused_wherever_it_comes_from(words: list[str]):
+    with pytest.raises(UsageError, match="unknown recipe 'nope'"):
+        cli.parse(words)
+
+
+def test_a_saved_run_of_an_unknown_recipe_is_refused(tmp_path: Path):
+    (tmp_path / "config.json").write_text('{"recipe": "nope"}')
+    with pytest.raises(UsageError, match="unknown recipe 'nope'"):
+        cli.parse(["--config", str(tmp_path / "config.json")])
+
+
+def test_R5_the_last_runs_seed_is_checked_before_the_first_run():
+    with pytest.raises(UsageError, match="the last run's seed"):
+        cli.parse(["--seed=4294967295", "--runs=2"])

@@ -42,9 +42,11 @@ def test_cuda_comes_first(monkeypatch: pytest.MonkeyPatch):
     assert str(device.choose().device) == "cuda:0"
 
 
-def test_metal_is_taken_where_there_is_no_cuda(no_gpu: None, monkeypatch: pytest.MonkeyPatch):
+def test_G7_metal_is_declined_in_one_line_and_taken_when_asked_for(no_gpu: None, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    choice = device.choose()
+    declined = device.choose()
+    assert (declined.device.type, declined.device_reason.count("Metal")) == ("cpu", 1)
+    choice = device.choose("mps")
     assert (choice.device.type, choice.dtype) == ("mps", torch.float32)
 
 
@@ -182,12 +184,6 @@ def test_W8_the_host_is_never_more_than_the_windows_depth_ahead(monkeypatch: pyt
     assert (Event.waits, window.drain()) == (10, None)
 
 
-def test_out_of_memory_is_recognised_and_nothing_else():
-    assert device.is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
-    assert device.is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"))
-    assert not device.is_out_of_memory(RuntimeError("shapes do not match"))
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_is_described_as_records_want_it():
@@ -205,3 +201,9 @@ def test_W8_numbers_of_a_gpu_come_in_order_and_late():
     came = [window.push(torch.tensor([float(i)], device="cuda")) for i in range(10)]
     assert came == [None] * 4 + [[float(i)] for i in range(6)]
     assert window.drain() == [9.0]
+
+
+def test_cuda_without_an_index_is_the_current_device(monkeypatch: pytest.MonkeyPatch):
+    imitate_cuda(monkeypatch, (9, 0), count=2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    assert str(device.choose("cuda").device) == "cuda:1"  # torch.cuda.set_device takes none without an index

@@ -1,4 +1,4 @@
-"""A disk that fills up while the results are saved: the result is still told, and the exit code says that it is lost."""
+"""A disk that fills up while results are saved: the result is still told, the exit code says that its files are not."""
 
 import json
 

@@ -154,3 +154,30 @@ def test_numbers_that_come_late_are_those_of_the_newest_step_that_is_known(monke
     assert [report.loss for report in bench.reports[2:]] == pytest.approx([3 - i / 6 for i in range(4)])
     assert window.drained
     assert bench.pacer.step_seconds[12] != 0.1  # calibrated; the last steps were measured
+
+
+def test_W8_steps_that_are_queued_are_paid_for_before_the_deadline(monkeypatch: pytest.MonkeyPatch):
+    """A device whose steps end eight behind the host: the time to finish them is kept free."""
+    depth, step_seconds = 8, 0.1
+    bench = Bench(lambda share: 0.0, seconds=10.0, reserve=1.0)
+
+    class Late:
+        """Queueing costs nothing until the queue is full; then the host waits for the oldest step."""
+
+        def __init__(self, device: torch.device) -> None:
+            self.pending = 0
+
+        def push(self, numbers: torch.Tensor) -> list[float] | None:
+            self.pending += 1
+            if self.pending <= depth:
+                return None
+            self.pending -= 1
+            bench.now += step_seconds
+            return numbers.tolist()
+
+        def drain(self) -> None:
+            bench.now += self.pending * step_seconds
+
+    monkeypatch.setattr("test_loop.Window", Late)
+    assert bench.run()
+    assert 8.5 < bench.now <= 9.0 + step_seconds / 2

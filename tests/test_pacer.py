@@ -170,3 +170,30 @@ def test_a_tremor_of_the_clock_does_not_move_the_plan():
     assert pacer.plan(100.0) == 1000
     assert pacer.plan(99.5) == 1000  # half a percent less
     assert pacer.plan(95.0) == 950
+
+
+def test_one_slow_step_is_a_hiccup_and_two_are_a_slower_machine():
+    pacer = Pacer((12, 16), {12: 0.1, 16: 0.2})
+    pacer.plan(60.0)
+    pacer.advance(0.1, 59.9)
+    planned, stride = pacer.steps_left, pacer.progress
+    pacer.advance(5.0, 54.9)
+    assert pacer.step_seconds == {12: 0.1, 16: 0.2}
+    assert pacer.slowdown == 1.0
+    pacer.advance(0.1, 54.8)
+    assert pacer.progress == pytest.approx(3 * stride, rel=0.15)
+    assert planned is not None
+    assert pacer.steps_left == pytest.approx(planned * 54.8 / 59.9, rel=0.05)
+    pacer.advance(5.0, 49.8)
+    pacer.advance(5.0, 44.8)
+    assert pacer.slowdown > 2
+
+
+def test_no_step_is_taken_that_would_end_far_past_the_time():
+    pacer = Pacer((16,), {16: 1.0})
+    pacer.plan(10.0)
+    for left in (9.0, 8.0):
+        pacer.advance(1.0, left)
+    pacer.advance(7.8, 0.2)
+    assert pacer.done
+    assert pacer.progress == 1.0

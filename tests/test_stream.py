@@ -157,3 +157,26 @@ def test_a_batch_larger_than_the_set_is_refused():
     with pytest.raises(ValueError, match="a batch of 104 needs as many images, the set has 103"):
         stream(batch_size=104)
     assert stream(batch_size=103).batches_per_epoch == 1
+
+
+@pytest.mark.parametrize("mix_per", ["sample", "batch"])
+def test_mixed_batches_bring_the_labels_and_weights_of_their_parts(mix_per: str):
+    source = stream(batch_size=50, augmentation=Augmentation(ricap=0.5, mixup=0.5, mix_per=mix_per))
+    batch = source.next()
+    assert batch.weights is not None
+    assert batch.labels.shape == batch.weights.shape == (50, 4)
+    torch.testing.assert_close(batch.weights.sum(1), torch.ones(50))
+    # Each image's own label is among its parts, and the other parts are other images' labels.
+    assert (batch.labels == LABELS[batch.index][:, None]).any(1).all()
+    assert (batch.labels[:, 1:] != LABELS[batch.index][:, None]).any()
+    again = stream(batch_size=50, augmentation=Augmentation(ricap=0.5, mixup=0.5, mix_per=mix_per)).next()
+    assert torch.equal(batch.images, again.images)
+
+
+def test_holes_keep_their_share_of_the_picture():
+    source = stream(augmentation=Augmentation(holes=1.0, hole_count=1, hole_size=8))
+    full, half = source.next(16).images, source.next(8).images
+    for images, side in ((full, 8), (half, 4)):
+        erased = (images == 0).all(1).flatten(1).sum(1)
+        assert (erased >= side * side).all()
+        assert (erased <= side * side + 2).all()

@@ -14,7 +14,7 @@ from speedrun.config import Config, ModelConfig
 from speedrun.machine import Machine, open_machine
 from speedrun.trainee import Trainee, build
 
-SETTINGS = dict(word.removeprefix("--set=").split("=", 1) for word in TINY_NET)
+SETTINGS = dict(word.removeprefix("--set=").split("=", 1) for word in TINY_NET if word.startswith("--set="))
 
 
 @pytest.fixture(scope="module")

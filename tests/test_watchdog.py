@@ -48,7 +48,7 @@ def test_W11_what_hangs_is_ended_before_its_deadline(hang: str, tmp_path: Path):
     assert json.loads(record.read_text())["status"] == "timeout"
     assert DEADLINE - watchdog.MARGIN <= json.loads(record.read_text())["wall_seconds"] < DEADLINE
     assert one_line(ended.stderr) == (
-        f"speedrun: the deadline is here and the run has not ended: stopping it; its record is in {record}"
+        f"speedrun: the deadline is here and the run has not ended: stopped it; its record is in {record}"
     )
     assert not list(tmp_path.glob(".*"))  # written atomically
 

@@ -26,7 +26,8 @@ class PlainStep:
         self.config = config
         self.device = next(net.parameters()).device
         self.optimizers = Optimizers(net, config, batch_size, dtype)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
+        # The loss is summed over the batch, so its gradients are large already: the scale begins at 1.
+        self.scaler = torch.amp.GradScaler(self.device.type, init_scale=1.0, enabled=dtype == torch.float16)
         average = get_ema_multi_avg_fn(config.ema)
         self.average = AveragedModel(net, multi_avg_fn=average, use_buffers=True) if config.ema else None
 
@@ -42,7 +43,7 @@ class PlainStep:
             self.optimizers.freeze_faded(progress)
         self.net.train()
         logits = self.forward(batch.images)
-        loss = cross_entropy(logits, batch.labels, self.config.label_smoothing)
+        loss = cross_entropy(logits, batch.labels, self.config.label_smoothing, batch.weights)
         self.scaler.scale(loss).backward()
         for optimizer in self.optimizers.members:
             self.scaler.step(optimizer)
@@ -51,5 +52,12 @@ class PlainStep:
         if self.average is not None:
             self.average.update_parameters(self.net)
         with torch.no_grad():
-            correct = (logits.argmax(1) == batch.labels).float().mean()
+            correct = (logits.argmax(1) == _leading(batch)).float().mean()
             return torch.stack([loss.detach() / len(batch.labels), correct])
+
+
+def _leading(batch: Batch) -> Tensor:
+    """The label of each image, or of the largest part of a mixed one: int64 (B,)."""
+    if batch.weights is None:
+        return batch.labels
+    return batch.labels.gather(1, batch.weights.argmax(1, keepdim=True))[:, 0]

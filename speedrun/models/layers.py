@@ -60,7 +60,9 @@ class Whitening(nn.Module):
     def __init__(self, kernel_size: int = 2, channels: int = 3) -> None:
         super().__init__()
         width = 2 * channels * kernel_size**2
-        self.weight = nn.Parameter(torch.zeros(width, channels, kernel_size, kernel_size), requires_grad=False)
+        # Until `initialize`, single pixels with both signs: a net of zeros would divide by no deviation.
+        pixels = torch.eye(width // 2).reshape(-1, channels, kernel_size, kernel_size)
+        self.weight = nn.Parameter(torch.cat([pixels, -pixels]), requires_grad=False)
         self.bias = nn.Parameter(torch.zeros(width))
 
     @property
@@ -74,7 +76,7 @@ class Whitening(nn.Module):
         patches = F.unfold(images.float(), k).transpose(1, 2).reshape(-1, channels * k * k)
         covariance = patches.T @ patches / len(patches)
         # 12 x 12: the CPU's solver in float64 gives the same filters on every device.
-        eigenvalues, eigenvectors = torch.linalg.eigh(covariance.double().cpu())
+        eigenvalues, eigenvectors = torch.linalg.eigh(covariance.cpu().double())
         filters = eigenvectors.T / torch.sqrt(eigenvalues[:, None] + eps)
         filters = torch.cat([filters, -filters]).reshape(width, channels, k, k)
         self.weight.copy_(filters)
