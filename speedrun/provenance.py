@@ -49,13 +49,14 @@ def _installed_version(name: str) -> str | None:
 def git_state() -> dict[str, Any] | None:
     """Commit of the checkout that this package lies in, and whether its code was changed since; else None.
 
-    Appended benchmark results do not make the code dirty; neither do new files outside its packages. Never raises.
+    Appended benchmark results and documents do not make the code dirty; neither do new files outside its packages.
+    Never raises.
     """
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():  # installed: a repository further up would be somebody else's
         return None
     command = ["git", "-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-C", str(root), "status"]
-    command += ["--porcelain=v2", "--branch", "--", ".", ":(exclude)benchmarks/results"]
+    command += ["--porcelain=v2", "--branch", "--", ".", ":(exclude)benchmarks/results", ":(exclude)*.md"]
     variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     variables["GIT_OPTIONAL_LOCKS"] = "0"
     try:
