@@ -1,14 +1,14 @@
 """Beta(alpha, alpha), from which mixes draw how much of what is seen, as tables of whole numbers."""
 
-from functools import cache
-
 import torch
 from torch import Tensor
 
 _COUNT = 4096  # the twelve upper bits of a word choose one
+# Kept for good, as a captured graph goes on reading the table that it was captured with. No functools.cache, which
+# torch.compile would look through, to make the table anew in every call.
+_made: dict[tuple[int, float, float, float, str], Tensor] = {}
 
 
-@cache  # for good, as a captured graph goes on reading the table that it was captured with
 def quantiles(size: int, mixup_alpha: float, cutmix_alpha: float, ricap_alpha: float, device: torch.device) -> Tensor:
     """What a uniform number of twelve bits is turned into: int32 (3, 4096) on `device`.
 
@@ -16,10 +16,13 @@ def quantiles(size: int, mixup_alpha: float, cutmix_alpha: float, ricap_alpha: f
     partner's share. Row 2: where RICAP cuts, in pixels. Tables of whole numbers, as every device then agrees to the
     bit.
     """
-    share = (1.0 - beta_quantiles(mixup_alpha, _COUNT)) * 2**16
-    side = size * (1.0 - beta_quantiles(cutmix_alpha, _COUNT)).sqrt()
-    cut = size * beta_quantiles(ricap_alpha, _COUNT)
-    return torch.stack((share, side, cut)).round().to(torch.int32).to(device)
+    key = (size, mixup_alpha, cutmix_alpha, ricap_alpha, str(device))
+    if key not in _made:
+        share = (1.0 - beta_quantiles(mixup_alpha, _COUNT)) * 2**16
+        side = size * (1.0 - beta_quantiles(cutmix_alpha, _COUNT)).sqrt()
+        cut = size * beta_quantiles(ricap_alpha, _COUNT)
+        _made[key] = torch.stack((share, side, cut)).round().to(torch.int32).to(device)
+    return _made[key]
 
 
 def beta_quantiles(alpha: float, count: int) -> Tensor:

@@ -160,6 +160,16 @@ def test_beta_quantiles(alpha):
     assert (np.diff(got) >= 0).all()
 
 
+def test_tables_are_shared_by_what_they_depend_on_and_kept():
+    device = torch.device("cpu")
+    table = mixing.table(Augmentation(cutmix=1.0), device)
+    assert mixing.table(Augmentation(ricap=0.5, flip="random", hue=0.2), device) is table
+    assert not torch.equal(mixing.table(Augmentation(cutmix=1.0, cutmix_alpha=0.5), device), table)
+    for size in range(1, 100):
+        mixing.table(Augmentation(size=size), device)
+    assert mixing.table(Augmentation(cutmix=1.0), device) is table
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_picture_is_the_same_in_any_batch(method):
     augmentation = Augmentation(mixup=0.3, cutmix=0.3, ricap=0.3, flip="random", translate=4)
