@@ -22,10 +22,10 @@ from kernels.members import inside_jit, member_jit, partner_jit, store_labels_ji
 from kernels.mixing import Mixed
 from kernels.normalise import normalise_jit
 from kernels.philox import Key
-from kernels.policy import move_jit, sample_recoloured_jit
 from kernels.resize import coordinates_jit
 from kernels.sample import sample_jit
 from kernels.translate import shifts_jit
+from kernels.trivial import move_jit, sample_recoloured_jit
 
 _BLOCK = 32  # pixels: a side of the square that one program makes, as a whole larger image would not fit its registers
 
@@ -97,34 +97,12 @@ _ANY_ALIGNMENT = ["index", "mean", "std", "labels", "out_labels", "out_weights"]
 
 @jit(do_not_specialize=_ANY_VALUE + _ANY_ALIGNMENT)
 def _kernel(
-    images,
-    index,
-    mean,
-    std,
-    out,
-    labels,
-    table,
-    out_labels,
-    out_weights,
-    seed,
-    epoch,
-    step,
-    count,
-    total,
-    offset_y,
-    offset_x,
-    SEED_IN_MEMORY: tl.constexpr,
-    EPOCH_IN_MEMORY: tl.constexpr,
-    STEP_IN_MEMORY: tl.constexpr,
-    A: tl.constexpr,
-    H: tl.constexpr,
-    W: tl.constexpr,
-    PIXELS: tl.constexpr,
-    IMAGES: tl.constexpr,
-    BLOCK: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
+    images, index, mean, std, out, labels, table, out_labels, out_weights,
+    seed, epoch, step, count, total, offset_y, offset_x,
+    SEED_IN_MEMORY: tl.constexpr, EPOCH_IN_MEMORY: tl.constexpr, STEP_IN_MEMORY: tl.constexpr,
+    A: tl.constexpr, H: tl.constexpr, W: tl.constexpr, PIXELS: tl.constexpr,
+    IMAGES: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
     SIZE: tl.constexpr = A.value.size
     COLOURS: tl.constexpr = A.value.colours
     MEMBERS: tl.constexpr = A.value.members
