@@ -1,5 +1,6 @@
 """Logits of a test set, with further views for the images that need them, and accuracy."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -46,11 +47,22 @@ class Evaluator:
         self.batch_size = batch_size
 
     @torch.no_grad()
-    def logits(self, index: Tensor, flip: bool = False, shift: tuple[int, int] = (0, 0)) -> Tensor:
-        """Logits float32 (B, classes) of one view of the images in `index`, int64 (B,)."""
+    def logits(
+        self,
+        index: Tensor,
+        flip: bool = False,
+        shift: tuple[int, int] = (0, 0),
+        time_left: Callable[[], float] = lambda: math.inf,
+    ) -> Tensor:
+        """Logits float32 (B, classes) of one view of the images in `index`, int64 (B,).
+
+        Raises TimeoutError before a batch for which `time_left()` seconds may not suffice.
+        """
         self.net.eval()
-        parts = []
+        parts, left, slowest = [], time_left(), 0.0
         for rows in index.split(self.batch_size):
+            if left <= 1.5 * slowest:
+                raise TimeoutError
             images = view(
                 self.images,
                 rows,
@@ -63,16 +75,13 @@ class Evaluator:
                 dtype=self.dtype,
             )
             parts.append(self.net(images).float())
+            before, left = left, time_left()
+            slowest = max(slowest, before - left) if math.isfinite(left) else 0.0
         return torch.cat(parts)
 
-    def plain(self, time_left: Callable[[], float]) -> Tensor:
-        """Logits of all images, one view each. Raises TimeoutError as soon as `time_left()` seconds are none."""
-        parts = []
-        for rows in torch.arange(len(self.images), device=self.images.device).split(self.batch_size):
-            if time_left() <= 0:
-                raise TimeoutError
-            parts.append(self.logits(rows))
-        return torch.cat(parts)
+    def plain(self, time_left: Callable[[], float] = lambda: math.inf) -> Tensor:
+        """Logits of all images, one view each. Raises TimeoutError where `time_left()` seconds do not suffice."""
+        return self.logits(torch.arange(len(self.images), device=self.images.device), time_left=time_left)
 
     def with_views(
         self, plain: Tensor, tta: str, share: float, time_left: Callable[[], float], view_seconds: float
@@ -95,7 +104,10 @@ class Evaluator:
                 continue
             if time_left() < 1.2 * view_seconds * share:
                 break
-            total += self.logits(uncertain, flip, shift) * view_weight
+            try:
+                total += self.logits(uncertain, flip, shift, time_left) * view_weight
+            except TimeoutError:  # slower than it was: half a view is none
+                break
             weight += view_weight
         averaged = plain.clone()
         averaged[uncertain] = total / weight

@@ -182,6 +182,7 @@ class _Launch:
             signals=self.signals,
             outcome=outcome,
             folder=folder,
+            may_settle_threads=self._may_settle_threads() and self.machine.choice.device.type == "cpu",
             charge=self._charge,
         )
         for line in session.choose_plan().lines():
@@ -201,6 +202,10 @@ class _Launch:
         self.screen.summary(record, folder if saved else None)
         codes = {"interrupted": self.signals.exit_code, "timeout": 1}
         return Result(record, folder, codes.get(outcome.status, 0 if saved else 1))
+
+    def _may_settle_threads(self) -> bool:
+        """Without a deadline a run must repeat to the bit, so nothing measured may decide on the threads."""
+        return self.clock.deadline is not None and "OMP_NUM_THREADS" not in os.environ
 
     def _saved(self, save: Callable[[], None]) -> bool:
         """Whether saving went well. A full disk must not cost the result: it still goes to the screen and to stdout."""
@@ -267,9 +272,7 @@ class _Launch:
         if dataset.name == "synthetic":
             why = f"{dataset.reason}. " if dataset.reason else ""
             self.screen.banner("SYNTHETIC data", f"{why}Accuracies say nothing about CIFAR-10.")
-        # Without a deadline a run must repeat to the bit, so its thread count is not left to a measurement.
-        settle = self.clock.deadline is not None and "OMP_NUM_THREADS" not in os.environ
-        machine = open_machine(choice, dataset, holdout=self.config.holdout, settle_threads=settle)
+        machine = open_machine(choice, dataset, holdout=self.config.holdout, settle_threads=self._may_settle_threads())
         for line in machine.lines():
             self.screen.note(line)
         return machine

@@ -16,6 +16,7 @@ from speedrun.device import Window
 from speedrun.errors import UsageError
 from speedrun.evaluate import accuracy, views
 from speedrun.files import write_json
+from speedrun.governor import Governor
 from speedrun.loop import Report, train
 from speedrun.machine import Machine
 from speedrun.methods.plain import PlainStep
@@ -41,6 +42,7 @@ COMPILE_SHARE = 0.25
 class Session:
     """One run: `choose_plan`, `prepare`, `train`, `save_model`, `evaluate`, `finish`, `save_record`, once each.
 
+    may_settle_threads: whether the CPU's thread count may follow what other processes leave.
     charge(phase): bring a phase up to what the first run of this process spent on it.
     """
 
@@ -52,6 +54,7 @@ class Session:
     signals: Signals
     outcome: Outcome
     folder: Path | None
+    may_settle_threads: bool
     charge: Callable[[str], None]
 
     plan: planner.Plan = field(init=False)
@@ -123,6 +126,7 @@ class Session:
         """Train to the end of the schedule or to a signal. The comparable clock starts here."""
         self.enter("train")
         began = self.clock.now()
+        governor = Governor(torch.get_num_threads()) if self.may_settle_threads else None
         self.trainee.whiten()
         self.step, self.stream = self.trainee.step(), self.trainee.stream()
         total = self.pacer.plan(self.clock.remaining() - self.reserve())
@@ -137,13 +141,19 @@ class Session:
                 self.clock,
                 reserve=self.reserve,
                 stop=lambda: self.signals.received is not None,
-                report=lambda report: self._show(report, metrics),
+                report=lambda report: self._after_step(report, metrics, governor),
                 window=Window(self.machine.choice.device),
             )
         if metrics.problem:
             self.screen.warn(metrics.problem)
         self.outcome.train_seconds = self.clock.now() - began
         self.outcome.status = "complete" if finished and self.signals.received is None else "interrupted"
+
+    def _after_step(self, report: Report, metrics: MetricsWriter, governor: Governor | None) -> None:
+        if governor is not None:
+            seconds = self.stream.batch_size / report.images_per_second
+            torch.set_num_threads(governor.observe(seconds / self.costs.step[self.pacer.resolution]))
+        self._show(report, metrics)
 
     def _show(self, report: Report, metrics: MetricsWriter) -> None:
         optim, elapsed = self.config.optim, self.clock.elapsed()

@@ -130,10 +130,26 @@ def test_where_there_is_nothing_to_add_no_image_is_shown_again(tta: str, share: 
 
 @pytest.mark.parametrize("fitting", [0, 1, 2, 3, 5])
 def test_views_that_do_not_fit_the_time_are_left_out_and_the_others_count_more(fitting: int):
-    left = [10.0] * fitting + [1.1]  # a view takes 1 s, with a margin
-    scorer = evaluator()
-    found = scorer.with_views(scorer.plain(plenty), "full", 1.0, lambda: left.pop(0), 1.0)
+    net = Recorder()
+    scorer = evaluator(net)
+    plain, everything = scorer.plain(plenty), net.images
+    net.batches.clear()
+
+    def time_left() -> float:  # a view takes 1 s, and is begun with a margin
+        return fitting + 0.5 - net.images / everything
+
+    found = scorer.with_views(plain, "full", 1.0, time_left, 1.0)
     torch.testing.assert_close(found, by_hand("full", used=1 + fitting), atol=1e-4, rtol=1e-4)
+
+
+def test_a_view_that_turns_out_too_slow_is_left_out_whole():
+    net = Recorder()
+    scorer = evaluator(net)
+    plain, everything = scorer.plain(plenty), net.images
+    net.batches.clear()
+    found = scorer.with_views(plain, "full", 1.0, lambda: 2.0 - 1.7 * net.images / everything, 1.0)
+    assert 0 < net.images < everything
+    assert torch.equal(found, plain)
 
 
 def test_a_view_of_few_images_costs_little_time():
