@@ -7,6 +7,8 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -192,20 +194,25 @@ def test_L5_parallel_appends_all_parse(tmp_path: Path):
     assert sorted(each["seed"] for each in records) == list(range(100))
 
 
-@pytest.fixture
-def small_disk():
-    """Files of this process end at 4,000 bytes: a write past that is cut short, as on a full disk."""
+@contextmanager
+def small_disk() -> Iterator[None]:
+    """Files of this process end at 4,000 bytes: a write past that is cut short, as on a full disk.
+
+    Around as little as possible: the log that the test runner writes to is a file of this process too.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_F1_a_full_disk_leaves_the_records_whole(tmp_path: Path, small_disk: None):
+def test_F1_a_full_disk_leaves_the_records_whole(tmp_path: Path):
     path = tmp_path / "results.jsonl"
     before = a_run()
     record.append(path, before)
-    with pytest.raises(OSError, match="the disk is full"):
+    with small_disk(), pytest.raises(OSError, match="the disk is full"):
         record.append(path, a_run(config={"padding": "x" * 4_000}))
     assert record.read(path) == ([before], [])
 
@@ -263,11 +270,12 @@ def test_the_longest_line_of_metrics_keeps_its_length(tmp_path: Path):
     assert path.stat().st_size == 256
 
 
-def test_F1_a_full_disk_does_not_stop_the_metrics(tmp_path: Path, small_disk: None):
+def test_F1_a_full_disk_does_not_stop_the_metrics(tmp_path: Path):
     path = tmp_path / "metrics.jsonl"
     writer = MetricsWriter(path, interval_seconds=0)
-    for step in range(100):
-        writer.write(step=step)
+    with small_disk():
+        for step in range(100):
+            writer.write(step=step)
     assert writer.problem is not None
     assert "disk is full" in writer.problem or "too large" in writer.problem
     assert [line["step"] for line in metrics_of(path)] == list(range(len(metrics_of(path))))
