@@ -6,6 +6,7 @@ or "torch" insists on one). Both see the same random bits, so they make the same
 
 import warnings
 from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from kernels import backend
 from kernels.augmentation import Augmentation
 from kernels.mixing import Mixed
 from kernels.philox import Key
+from kernels.request import Request
 from kernels.twin import render
 
 __all__ = ["Augmentation", "augment", "fused", "mix", "twin", "view"]
@@ -50,9 +52,7 @@ def augment(
     if augmentation.members > 1:
         raise ValueError("an augmentation with mixup, cutmix or ricap gives labels too: call mix, not augment")
     _check_keys(images.device, seed=seed, epoch=epoch)
-    out = _output(images, index, augmentation, mean, std, dtype, out)
-    _run(method, images, index, augmentation, mean, std, seed, epoch, out)
-    return out
+    return _run(method, _request(images, index, augmentation, mean, std, dtype, out, seed=seed, epoch=epoch))
 
 
 twin = partial(augment, method="torch")  # the torch composition, on any device
@@ -96,10 +96,9 @@ def mix(
             raise ValueError(f"{name} must be contiguous {dtypes} {wanted}, not {tensor.dtype} {tuple(tensor.shape)}")
         if tensor.device != images.device:
             raise ValueError(f"{name} must be on {images.device}, not on {tensor.device}")
-    batch = _output(images, index, augmentation, mean, std, dtype, batch)
     mixed = Mixed(labels, step, out_labels, out_weights)
-    _run(method, images, index, augmentation, mean, std, seed, epoch, batch, mixed=mixed)
-    return batch, out_labels, out_weights
+    request = _request(images, index, augmentation, mean, std, dtype, batch, seed=seed, epoch=epoch, mixed=mixed)
+    return _run(method, request), out_labels, out_weights
 
 
 def view(
@@ -122,48 +121,37 @@ def view(
     the errors are `augment`'s.
     """
     augmentation = Augmentation(size=size, flip="always" if flip else "none", padding=padding)
-    out = _output(images, index, augmentation, mean, std, dtype, out)
+    request = _request(images, index, augmentation, mean, std, dtype, out, offset=shift)
     if max(map(abs, shift)) >= min(images.shape[1:3]):
         raise ValueError(f"a view's shift must be smaller than the image, not {shift}")
-    _run(method, images, index, augmentation, mean, std, 0, 0, out, offset=shift)
-    return out
+    return _run(method, request)
 
 
-def _run(
-    method: str,
-    images: Tensor,
-    index: Tensor,
-    augmentation: Augmentation,
-    mean: Tensor,
-    std: Tensor,
-    seed: Key,
-    epoch: Key,
-    out: Tensor,
-    offset: tuple[int, int] = (0, 0),
-    mixed: Mixed | None = None,
-) -> None:
-    """Launches the kernel or calls the twin. Where the kernel cannot be compiled: one warning, and the twin."""
+def _run(method: str, request: Request) -> Tensor:
+    """Launches the kernel or calls the twin, and returns the batch. Where the kernel cannot be compiled: one warning,
+    and the twin."""
+    images, augmentation = request.images, request.augmentation
     if method not in _METHODS:
         raise ValueError(f"method must be one of {', '.join(_METHODS)}, not {method!r}")
     if method == "fused" and not (backend.ENABLED and (images.is_cuda or backend.INTERPRETED)):
         raise ValueError("the fused kernel needs Triton, and images on CUDA or TRITON_INTERPRET=1")
-    arguments = (images, index, augmentation, mean, std, seed, epoch, out, offset, mixed)
     known = None if method == "torch" else _launches.get(augmentation)
     if method == "fused" or (method == "auto" and known is not False and _on_device(images)):
         try:
             from kernels.fused import launch  # not before it is needed: the twin's machines never load it
 
-            launch(*arguments)
+            launch(request)
             if not known:
                 _launches[augmentation] = True
-            return
+            return request.out
         except Exception as error:  # a compiler that is missing or fails has no one type
             # What ran before, was being captured or lacked memory is no fault of the compiler: others must hear of it.
             if method == "fused" or known or _capturing(images) or "out of memory" in str(error):
                 raise
             _launches[augmentation] = False
             _warn(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}")
-    render(*arguments)
+    render(request)
+    return request.out
 
 
 def _capturing(images: Tensor) -> bool:
@@ -184,7 +172,7 @@ def _warn(reason: str) -> None:
     )
 
 
-def _output(
+def _request(
     images: Tensor,
     index: Tensor,
     augmentation: Augmentation,
@@ -192,8 +180,9 @@ def _output(
     std: Tensor,
     dtype: torch.dtype,
     out: Tensor | None,
-) -> Tensor:
-    """Checks every argument and returns `out`, or a new tensor in its place."""
+    **rest: Any,
+) -> Request:
+    """Checks every argument but `rest`, fields of a request; without `out` makes a new tensor in its place."""
     if images.dtype != torch.uint8 or index.dtype != torch.int64:
         raise TypeError(f"images must be uint8 and index int64, not {images.dtype} and {index.dtype}")
     if images.dim() != 4 or images.shape[3] != 3 or not images.is_contiguous():
@@ -219,10 +208,10 @@ def _output(
         raise ValueError(f"images, index, mean, std and out must be on one device, not on {', '.join(sorted(devices))}")
     shape = (len(index), 3, size, size)
     if out is None:
-        return torch.empty(shape, dtype=dtype, device=images.device, memory_format=torch.channels_last)
-    if out.shape != shape or out.dtype != dtype or not out.is_contiguous(memory_format=torch.channels_last):
+        out = torch.empty(shape, dtype=dtype, device=images.device, memory_format=torch.channels_last)
+    elif out.shape != shape or out.dtype != dtype or not out.is_contiguous(memory_format=torch.channels_last):
         raise ValueError(f"out must be {dtype} {shape} in channels-last memory format")
-    return out
+    return Request(images, index, augmentation, mean, std, out, **rest)
 
 
 def _check_keys(device: torch.device, **keys: Key) -> None:

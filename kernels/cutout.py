@@ -28,27 +28,31 @@ def erase_(batch: Tensor, augmentation: Augmentation, words: dict[int, Words]) -
     """Sets the squares of each image of (B, S, S, 3) floats to 0, in place."""
     if augmentation.cutout:
         corners = torch.stack(words[philox.CUTOUT][:2], 1)[:, None]
-        batch.copy_(_without(batch, corners, augmentation.cutout))
+        _erase_squares_(batch, corners, augmentation.cutout)
     if augmentation.holes:
         rows = chance(words[philox.ERASE][0], augmentation.holes).nonzero()[:, 0]
         pairs = [torch.stack(words[philox.HOLES + pair], 1)[rows] for pair in range((augmentation.hole_count + 1) // 2)]
         corners = torch.cat(pairs, 1).view(len(rows), 2 * len(pairs), 2)[:, : augmentation.hole_count]
-        batch.index_copy_(0, rows, _without(batch.index_select(0, rows), corners, augmentation.hole_size))
+        some = batch.index_select(0, rows)
+        _erase_squares_(some, corners, augmentation.hole_size)
+        batch.index_copy_(0, rows, some)
 
 
-def _without(batch: Tensor, words: Tensor, side: int) -> Tensor:
-    """(R, S, S, 3) floats, 0 inside squares. words: int64 (R, squares, 2), for the y and x of each corner.
+def _erase_squares_(batch: Tensor, words: Tensor, side: int) -> None:
+    """Sets squares of each of (B, S, S, 3) floats to 0, in place. words: int64 (B, squares, 2), for each corner's y, x.
 
-    A product of matrices counts the squares over each pixel. What is kept is chosen by a bitwise and of the floats' own
-    bits with all ones or none: on the CPU eight times as fast as a masked fill.
+    A pixel stays if its row or its column lies outside: a bitwise and of the floats' own bits with all ones or none, on
+    the CPU eight times as fast as a product of matrices that counts the squares over each pixel, which is eight times
+    as fast as a masked fill.
     """
     size = batch.shape[1]
-    away = torch.arange(size, device=batch.device) - below(words, size - side + 1)[..., None]
-    y, x = ((away >= 0) & (away < side)).to(torch.float32).unbind(2)
-    count = y.transpose(1, 2) @ x.repeat_interleave(3, 2)
     bits = torch.int32 if batch.element_size() == 4 else torch.int16
-    keep = (count == 0).to(bits).neg_().view_as(batch)
-    return (batch.view(bits) & keep).view(batch.dtype)
+    away = torch.arange(size, device=batch.device) - below(words, size - side + 1)[..., None]
+    y, x = ((away < 0) | (away >= side)).to(bits).neg_().unbind(2)
+    x = x.repeat_interleave(3, 2)
+    pixels = batch.view(bits).view(len(batch), size, 3 * size)
+    for square in range(words.shape[1]):
+        pixels.bitwise_and_(y[:, square, :, None] | x[:, square, None, :])
 
 
 @jit

@@ -13,15 +13,13 @@ from torch import Tensor
 
 from kernels import mixing
 from kernels.affine import affine_jit
-from kernels.augmentation import Augmentation
 from kernels.backend import INTERPRETED, constant, jit, tl
 from kernels.colour import colour_jit
 from kernels.cutout import erased_jit
 from kernels.flip import flips_jit
 from kernels.members import inside_jit, member_jit, partner_jit, store_labels_jit
-from kernels.mixing import Mixed
 from kernels.normalise import normalise_jit
-from kernels.philox import Key
+from kernels.request import Request
 from kernels.resize import coordinates_jit
 from kernels.sample import sample_jit
 from kernels.translate import shifts_jit
@@ -30,19 +28,9 @@ from kernels.trivial import move_jit, sample_recoloured_jit
 _BLOCK = 32  # pixels: a side of the square that one program makes, as a whole larger image would not fit its registers
 
 
-def launch(
-    images: Tensor,
-    index: Tensor,
-    augmentation: Augmentation,
-    mean: Tensor,
-    std: Tensor,
-    seed: Key,
-    epoch: Key,
-    out: Tensor,
-    offset: tuple[int, int] = (0, 0),
-    mixed: Mixed | None = None,
-) -> None:
-    """Augments rows `index` of `images` into `out` by one launch; all arguments are checked already."""
+def launch(request: Request) -> None:
+    """Makes a batch by one launch."""
+    images, index, augmentation, mean, std, out, seed, epoch, offset, mixed = request
     count, total, height, width = len(index), *images.shape[:3]
     if count == 0:
         return

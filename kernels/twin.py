@@ -6,9 +6,9 @@ from torch import Tensor
 from kernels import affine, colour, cutout, mixing, philox, policy
 from kernels.augmentation import Augmentation
 from kernels.flip import flips
-from kernels.mixing import Mixed
 from kernels.normalise import normalise
 from kernels.philox import Key, Words
+from kernels.request import Request
 from kernels.resize import coordinates, resize
 from kernels.sample import sample
 from kernels.translate import crop, shifts
@@ -18,34 +18,16 @@ from kernels.translate import crop, shifts
 CHUNK, DEVICE_CHUNK = 256, 8192
 
 
-def render(
-    images: Tensor,
-    index: Tensor,
-    augmentation: Augmentation,
-    mean: Tensor,
-    std: Tensor,
-    seed: Key,
-    epoch: Key,
-    out: Tensor,
-    offset: tuple[int, int] = (0, 0),
-    mixed: Mixed | None = None,
-) -> None:
-    """Augments rows `index` of `images` into `out`, all arguments checked; `offset` (dy, dx) shifts all images."""
-
-    def pictures(index: Tensor, words: dict[int, Words], target: Tensor) -> None:
-        taken = images.index_select(0, index)
-        if augmentation.policy != "none":
-            taken = policy.recolour(taken, words[philox.POLICY])
-        batch = _geometry(taken, augmentation, words, epoch, offset)
-        target.copy_(normalise(colour.colour(batch, augmentation, words), mean, std))
-        cutout.erase_(target, augmentation, words)
-
+def render(request: Request) -> None:
+    """Makes a batch, a chunk at a time."""
+    index, augmentation, out, mixed = request.rows, request.augmentation, request.out, request.mixed
+    seed, epoch = request.seed, request.epoch
     plan = None
     words: dict[int, Words] = {}
     if mixed is None:
         words = draws(augmentation, seed, epoch, index)
     else:
-        plan = mixing.plan(augmentation, seed, epoch, mixed.step, index, len(images))
+        plan = mixing.plan(augmentation, seed, epoch, mixed.step, index, len(request.images))
         torch.index_select(mixed.labels, 0, plan.image.flatten(), out=mixed.out_labels.view(-1))
         mixed.out_weights.copy_(plan.weight)
     chunk = CHUNK if out.device.type == "cpu" else DEVICE_CHUNK
@@ -53,13 +35,24 @@ def render(
         part = slice(start, start + chunk)
         target = out[part].permute(0, 2, 3, 1)
         if plan is None:
-            pictures(index[part], {s: tuple(word[part] for word in four) for s, four in words.items()}, target)
+            some = {stream: tuple(word[part] for word in four) for stream, four in words.items()}
+            _pictures(request, index[part], some, target)
             continue
         here = mixing.Plan(*(column[part] for column in plan))
         wanted, rows = here.wanted()
         batch = torch.empty((len(wanted), *target.shape[1:]), device=out.device)
-        pictures(wanted, draws(augmentation, seed, epoch, wanted), batch)
+        _pictures(request, wanted, draws(augmentation, seed, epoch, wanted), batch)
         target.copy_(mixing.paint(batch, here, rows))
+
+
+def _pictures(request: Request, index: Tensor, words: dict[int, Words], target: Tensor) -> None:
+    """Writes the unmixed pictures of images `index`, int64 (B,), into floats (B, S, S, 3)."""
+    images, augmentation = request.images.index_select(0, index), request.augmentation
+    if augmentation.policy != "none":
+        images = policy.recolour(images, words[philox.POLICY])
+    batch = _geometry(images, augmentation, words, request.epoch, request.offset)
+    target.copy_(normalise(colour.colour(batch, augmentation, words), request.mean, request.std))
+    cutout.erase_(target, augmentation, words)
 
 
 def draws(augmentation: Augmentation, seed: Key, epoch: Key, index: Tensor) -> dict[int, Words]:

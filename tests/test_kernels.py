@@ -108,7 +108,7 @@ def assert_close(got: torch.Tensor, wanted: torch.Tensor, tolerance: float) -> N
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("augmentation", GEOMETRY, ids=changes)
-def test_geometry_equals_the_oracle(augmentation, method):
+def test_T1_geometry_equals_the_oracle(augmentation, method):
     data, index = images(), [5, 0, 63, 5, *range(30)]
     got = run(data, index, augmentation, method=method)
     resized = augmentation.size < 32
@@ -142,7 +142,7 @@ def test_every_operation_of_the_policy_equals_the_oracle(side, operation, method
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("count", [1, 7, 512])
-def test_counts_and_dtypes(count, dtype, method):
+def test_T1_T5_counts_and_dtypes(count, dtype, method):
     augmentation = Augmentation(flip="random", translate=2, cutout=6)
     data = images(600)
     index = torch.arange(count) * 5 % 600
@@ -211,7 +211,7 @@ def test_hue_does_not_jump_near_gray_and_black():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_identity_is_plain_normalisation(method):
+def test_T3_identity_is_plain_normalisation(method):
     data = images()
     wanted = (data.double() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
     got = run(data, range(64), Augmentation(), method=method)
@@ -242,7 +242,7 @@ def test_views_are_fixed(flip, shift, size, padding, method):
 @pytest.mark.gpu
 @pytest.mark.skipif(DEVICE == "cpu", reason="no GPU")
 @pytest.mark.parametrize("augmentation", [GEOMETRY[4], GEOMETRY[11], WARPED[3], COLOURED[3], POLICY[0]], ids=changes)
-def test_fifty_thousand_images(augmentation):
+def test_T1_T5_fifty_thousand_images(augmentation):
     data = images(50_000)
     index = torch.randperm(50_000)
     assert_close(run(data, index, augmentation, method="fused"), run(data, index, augmentation), BLURRED)
@@ -250,7 +250,7 @@ def test_fifty_thousand_images(augmentation):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(DEVICE == "cpu", reason="no GPU")
-def test_offsets_beyond_two_to_the_31st():
+def test_T4_offsets_beyond_two_to_the_31st():
     """The last images of 2.2 GB in, and the last of 4.3 GB out."""
     count = 2**31 // 3072 + 1000
     data = torch.zeros((count, 32, 32, 3), dtype=torch.uint8, device=DEVICE)

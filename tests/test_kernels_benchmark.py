@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_kernels import images
 
-from benchmarks import augment_sheet, harness, kernels, peers
+from benchmarks import augment_sheet, harness, kernels, peers, readme
 
 CPU = torch.device("cpu")
 
@@ -38,7 +38,7 @@ def test_copy_bandwidth_counts_bytes_both_ways():
 
 def test_a_contender_that_fails_costs_one_row(monkeypatch):
     def broken(*_):
-        raise RuntimeError("no such thing\nand more")
+        raise RuntimeError("no such thing in '/home/me/x.py', on an a/b\nand more")
 
     monkeypatch.setattr(peers, "airbench", broken)
     monkeypatch.setattr(kernels, "find_spec", lambda _: None)
@@ -46,13 +46,13 @@ def test_a_contender_that_fails_costs_one_row(monkeypatch):
     twin = [row for row in rows if row["contender"] == "twin"]
     assert [row["cold"] for row in twin] == [True, False]
     assert all(row["images_per_second"] == pytest.approx(16 / row["median"]) for row in twin)
-    assert [row["error"] for row in rows if "error" in row] == ["RuntimeError: no such thing"]
+    assert [row["error"] for row in rows if "error" in row] == ["RuntimeError: no such thing in '...', on an a/b"]
     lines = kernels.markdown(rows).splitlines()
     assert len(lines) == 2 + 2
     assert len({line.count("|") for line in lines}) == 1
 
 
-def record(started: str, *rows: tuple[str, str, int, int, float]) -> dict:
+def record(started: str, *rows: tuple[str, str, int, int, float], torch: str = "2.9") -> dict:
     made = [
         {"operation": name, "contender": by, "batch": batch, "size": size, "cold": cold, "median": median}
         for name, by, batch, size, median in rows
@@ -62,7 +62,7 @@ def record(started: str, *rows: tuple[str, str, int, int, float]) -> dict:
         "kind": "kernel",
         "started": started,
         "device": {"name": "Fast", "kind": "cpu"},
-        "versions": {"torch": "2.9"},
+        "versions": {"torch": torch},
         "values": {"threads": 2, "copy_bytes_per_second": 2e10, "rows": made},
     }
 
@@ -70,12 +70,14 @@ def record(started: str, *rows: tuple[str, str, int, int, float]) -> dict:
 def test_the_table_joins_records_and_shows_the_newest():
     newer = record("2026-02", ("dsnet", "twin", 512, 32, 0.004), ("dsnet", "twin", 50_000, 32, 1.0))
     older = record("2026-01", ("dsnet", "twin", 512, 32, 0.009), ("affine", "kornia", 512, 32, 0.02))
-    table = kernels.table([newer, older, {"kind": "run"}])
+    elsewhere = record("2026-01", ("ricap", "twin", 512, 32, 0.001), torch="2.8")
+    table = readme.kernels([newer, older, elsewhere, {"kind": "run"}])
     assert "Fast, 2 threads, torch 2.9, copies 20.0 GB/s" in table
     assert "| affine | 512 |  | 20 |" in table
     assert "| dsnet | 512 | 4 |  |" in table
     assert "50,000" not in table
-    assert kernels.table([]) == ""
+    assert "ricap" not in table  # by another torch than the one that is named
+    assert readme.kernels([]) == ""
 
 
 def test_the_sheet_shows_every_operation():

@@ -147,7 +147,7 @@ def launches(monkeypatch):
     module._warn.cache_clear()
 
 
-def test_a_kernel_that_cannot_be_compiled_gives_the_twin_and_one_warning(launches):
+def test_G6_a_kernel_that_cannot_be_compiled_gives_the_twin_and_one_warning(launches):
     launches += [RuntimeError("Failed to find C compiler")] * 2
     everything, index = Augmentation(flip="random", hue=0.5, policy="trivial"), torch.arange(5)
     with warnings.catch_warnings(record=True) as caught:
@@ -179,7 +179,7 @@ def test_a_failure_that_is_not_the_compilers_is_raised(message, capturing, befor
     assert launches == []
 
 
-def test_without_triton_everything_loads_and_the_twin_runs():
+def test_G2_without_triton_everything_loads_and_the_twin_runs():
     code = """
 import os, sys
 os.environ.pop("TRITON_INTERPRET", None)

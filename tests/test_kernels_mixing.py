@@ -90,7 +90,7 @@ def test_a_mix_larger_than_a_block(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_weights_sum_to_one_and_areas_to_the_image(method):
+def test_T6_weights_sum_to_one_and_areas_to_the_image(method):
     augmentation = Augmentation(mixup=0.3, cutmix=0.3, ricap=0.4, size=24)
     data, labels = images(200), torch.arange(200)
     _, members, weights = mixed(data, labels, range(200), augmentation, method=method)
