@@ -1,4 +1,4 @@
-"""Optimisers: Muon for the filters, SGD for the rest; and how a net's parameters are dealt out to them."""
+"""Optimisers: Muon and its companion SGD, or one for all; and how a net's parameters are dealt out to them."""
 
 import math
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from speedrun.config import OptimConfig
-from speedrun.schedule import fade, one_cycle
+from speedrun.schedule import fade, rate_share
 
 # Quintic whose slope at zero is as steep as it gets while singular values stay within about (0.5, 1.5).
 # Source: Keller Jordan's Muon, github.com/KellerJordan/Muon.
@@ -86,42 +86,26 @@ class Muon(torch.optim.Optimizer):
 class Optimizers:
     """The optimisers of a net and the schedule of their rates.
 
-    Trainable parameters are dealt out by shape: filters (4-D) to Muon or SGD, the last layer (2-D) and the biases (1-D)
-    to SGD. The bias of the whitening layer fades out earlier than the rest.
+    The bias of a whitening layer fades out earlier than the rest.
     """
 
     def __init__(self, net: nn.Module, config: OptimConfig, batch_size: int, dtype: torch.dtype | None) -> None:
         self.config = config
-        filters: list[nn.Parameter] = []
-        head: list[nn.Parameter] = []
-        biases: list[nn.Parameter] = []
-        whiten: list[nn.Parameter] = []
-        for name, parameter in net.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            if name == "whiten.bias":
-                whiten.append(parameter)
-            else:
-                (filters if parameter.ndim == 4 else head if parameter.ndim == 2 else biases).append(parameter)
-        self._fading = whiten
-        decay = config.weight_decay * batch_size
-        rates = [(whiten, config.bias_lr), (biases, config.bias_lr), (head, config.head_lr)]
-        if config.filters == "sgd":
-            rates.append((filters, config.filter_lr))
-        # Decoupled decay: SGD multiplies it by the rate, so the rate is divided out.
-        groups = [{"params": p, "lr": lr, "weight_decay": decay / lr if lr else 0.0} for p, lr in rates if p]
-        self.members: list[torch.optim.Optimizer] = [
-            torch.optim.SGD(groups, momentum=config.sgd_momentum, nesterov=True)
-        ]
+        self.members: list[torch.optim.Optimizer]
+        trained = {name: parameter for name, parameter in net.named_parameters() if parameter.requires_grad}
+        self._fading = [trained.pop("whiten.bias")] if "whiten.bias" in trained else []
         if config.filters == "muon":
-            self.members.append(Muon(filters, config.filter_lr, config.momentum, config.newton_schulz_steps, dtype))
+            self.members = _muon_and_sgd(list(trained.values()), self._fading, config, batch_size, dtype)
+        else:
+            self.members = [_one_for_all([list(trained.values()), self._fading], config, batch_size)]
         for group in self._groups():
             group["peak_lr"] = group["lr"]
 
     def set_progress(self, progress: float) -> float:
         """Set all rates for a point of the run in [0, 1]; returns the share of the peak rate."""
-        share = one_cycle(progress, self.config.warmup, self.config.start_lr)
-        faded = fade(progress, self.config.whiten_bias)
+        config = self.config
+        share = rate_share(config.schedule, progress, config.warmup, config.start_lr)
+        faded = fade(progress, config.whiten_bias)
         for group in self._groups():
             fading = any(parameter is group["params"][0] for parameter in self._fading)
             group["lr"] = group["peak_lr"] * (faded if fading else share)
@@ -139,3 +123,41 @@ class Optimizers:
 
     def _groups(self) -> list[dict[str, Any]]:
         return [group for member in self.members for group in member.param_groups]
+
+
+def _muon_and_sgd(
+    trained: list[nn.Parameter],
+    fading: list[nn.Parameter],
+    config: OptimConfig,
+    batch_size: int,
+    dtype: torch.dtype | None,
+) -> list[torch.optim.Optimizer]:
+    """Muon for filters and hidden layers; SGD for the last layer, for biases and for what scales each channel."""
+    head = [parameter for parameter in trained if parameter.ndim == 2][-1:]
+    # A depthwise filter has one input: there is nothing to orthogonalise.
+    hidden = [p for p in trained if p.ndim >= 2 and p.shape[1] > 1 and not any(p is last for last in head)]
+    taken = {id(parameter) for parameter in (*head, *hidden)}
+    biases = [parameter for parameter in trained if id(parameter) not in taken]
+    decay = config.weight_decay * batch_size
+    rates = [(fading, config.bias_lr), (biases, config.bias_lr), (head, config.head_lr)]
+    # Decoupled decay: SGD multiplies it by the rate, so the rate is divided out.
+    groups = [{"params": p, "lr": lr, "weight_decay": decay / lr if lr else 0.0} for p, lr in rates if p]
+    return [
+        torch.optim.SGD(groups, momentum=config.sgd_momentum, nesterov=True),
+        Muon(hidden, config.filter_lr, config.momentum, config.newton_schulz_steps, dtype),
+    ]
+
+
+def _one_for_all(parameters: list[list[nn.Parameter]], config: OptimConfig, batch_size: int) -> torch.optim.Optimizer:
+    """SGD or AdamW. Steps are those of the mean loss, though the gradients are of the sum over `batch_size` images."""
+    groups = [{"params": group} for group in parameters if group]
+    if config.filters == "adamw":
+        betas, eps = (config.momentum, 0.999), 1e-8 * batch_size
+        return torch.optim.AdamW(groups, config.filter_lr, betas, eps, config.weight_decay)
+    return torch.optim.SGD(
+        groups,
+        config.filter_lr / batch_size,
+        momentum=config.momentum,
+        nesterov=config.momentum > 0,
+        weight_decay=config.weight_decay * batch_size,
+    )

@@ -7,6 +7,7 @@ from torch import nn
 
 from speedrun import models
 from speedrun.config import ModelConfig
+from speedrun.errors import UsageError
 from speedrun.models.layers import BatchNorm, Conv, Linear, Whitening
 from speedrun.models.speednet import Group, SpeedNet
 
@@ -204,7 +205,7 @@ def test_another_depth_is_refused():
 
 
 def test_a_net_whose_size_was_not_chosen_is_refused():
-    with pytest.raises(ValueError, match="not chosen"):
+    with pytest.raises(UsageError, match=r"a net of family speednet needs model\.widths"):
         models.build(ModelConfig(), 10)
 
 

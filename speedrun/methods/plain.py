@@ -1,12 +1,18 @@
 """The plain step: forward, backward, update."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from speedrun import seeds
 from speedrun.compiler import Forward
 from speedrun.config import OptimConfig
 from speedrun.losses import cross_entropy
+from speedrun.methods.average import Average
+from speedrun.methods.guard import Guard
 from speedrun.optim import Optimizers
 from speedrun.stream import Batch
 
@@ -15,45 +21,102 @@ class PlainStep:
     """One step of training per call.
 
     net: the net whose parameters are trained. forward: what is called, the net itself or its compiled form.
-    Gradients are scaled and unscaled where the compute dtype is float16, which can underflow.
+    Gradients are scaled and unscaled where the compute dtype is float16, which can underflow. A batch whose gradients
+    are not finite is left out. seed: of the dropout.
     """
 
     def __init__(
-        self, net: nn.Module, forward: Forward, config: OptimConfig, batch_size: int, dtype: torch.dtype
+        self,
+        net: nn.Module,
+        forward: Forward,
+        config: OptimConfig,
+        batch_size: int,
+        dtype: torch.dtype,
+        seed: int = 0,
     ) -> None:
         self.net = net
         self.forward = forward
         self.config = config
         self.device = next(net.parameters()).device
         self.optimizers = Optimizers(net, config, batch_size, dtype)
-        # The loss is summed over the batch, so its gradients are large already: the scale begins at 1.
-        self.scaler = torch.amp.GradScaler(self.device.type, init_scale=1.0, enabled=dtype == torch.float16)
-        average = get_ema_multi_avg_fn(config.ema)
-        self.average = AveragedModel(net, multi_avg_fn=average, use_buffers=True) if config.ema else None
+        self._names = {id(parameter): name for name, parameter in net.named_parameters()}
+        self.guard = Guard(net, scaled=dtype == torch.float16)
+        self.average = Average(net, config.ema) if config.ema else None
+        self.seed = seed
+        self._drops = any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in net.modules())
 
     @property
     def evaluated(self) -> nn.Module:
         """The net to evaluate: the averaged one, with its averaged batch-norm statistics, if there is one."""
-        return self.net if self.average is None else self.average.module
+        return self.net if self.average is None else self.average.net
 
     def __call__(self, batch: Batch, progress: float) -> Tensor:
-        """Train on a batch at a point of the run; float32 (2,) on the device: mean loss and accuracy of the batch."""
+        """Train on a batch at a point of the run; float32 (2,) on the device: mean loss and accuracy of the batch.
+
+        The loss is NaN where the batch was left out.
+        """
         self.optimizers.set_progress(progress)
         if self.forward is self.net:  # a compiled net would have to be compiled again
             self.optimizers.freeze_faded(progress)
         self.net.train()
-        logits = self.forward(batch.images)
+        self.guard.before()
+        with self._dropout(progress):
+            logits = self.forward(batch.images)
         loss = cross_entropy(logits, batch.labels, self.config.label_smoothing, batch.weights)
-        self.scaler.scale(loss).backward()
+        self.guard.scaled(loss).backward()
+        self.guard.after()
+        if self.config.clip:
+            # Of the mean loss, whose gradient this is the sum of.
+            nn.utils.clip_grad_norm_(self.net.parameters(), self.config.clip * len(batch.labels))
         for optimizer in self.optimizers.members:
-            self.scaler.step(optimizer)
-        self.scaler.update()
+            optimizer.step()
         self.optimizers.zero_grad()
         if self.average is not None:
-            self.average.update_parameters(self.net)
+            self.average.update()
         with torch.no_grad():
             correct = (logits.argmax(1) == _leading(batch)).float().mean()
-            return torch.stack([loss.detach() / len(batch.labels), correct])
+            shown = torch.where(self.guard.bad == 0, loss.detach() / len(batch.labels), torch.nan)
+            return torch.stack([shown, correct])
+
+    def state(self) -> dict[str, Any]:
+        """All that the step carries from batch to batch beside the net: tensors and plain values for a checkpoint."""
+        return {
+            "optimizer": {
+                self._names[id(parameter)]: kept
+                for optimizer in self.optimizers.members
+                for parameter, kept in optimizer.state.items()
+            },
+            "average": None if self.average is None else self.average.state_dict(),
+            "guard": self.guard.state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a `state`, of this step's own config but for the batch size and rates. ValueError if it is not."""
+        if unknown := state["optimizer"].keys() - set(self._names.values()):
+            raise ValueError(f"no such parameter: {', '.join(sorted(unknown))}")
+        for optimizer in self.optimizers.members:
+            own = optimizer.state_dict()  # its rates are this config's
+            numbered = enumerate(parameter for group in optimizer.param_groups for parameter in group["params"])
+            names = {number: self._names[id(parameter)] for number, parameter in numbered}
+            own["state"] = {
+                number: state["optimizer"][name] for number, name in names.items() if name in state["optimizer"]
+            }
+            optimizer.load_state_dict(own)
+        if (self.average is None) != (state["average"] is None):
+            raise ValueError("averaged weights on one side only")
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.guard.restore(state["guard"])
+
+    @contextmanager
+    def _dropout(self, progress: float) -> Iterator[None]:
+        """Make what is dropped a function of seed and progress; torch's generators stay as they were."""
+        if not self._drops:
+            yield
+            return
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(seeds.derive(self.seed, "dropout", str(progress)))
+            yield
 
 
 def _leading(batch: Batch) -> Tensor:

@@ -1,20 +1,35 @@
-"""The nets: one module a family. `build` makes one from its config."""
+"""The nets: one module a family, with `build(config, classes)`."""
 
+import importlib
 from typing import TYPE_CHECKING
 
+from speedrun.errors import UsageError
+
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from speedrun.config import ModelConfig
 
 
 def build(config: "ModelConfig", classes: int) -> "nn.Module":
-    """A net for (N, 3, S, S) images in any float dtype, giving logits (N, classes); parameters float32."""
-    from speedrun.models.speednet import SpeedNet
+    """A net for (N, 3, S, S) images in any float dtype, giving logits (N, classes); parameters float32.
 
-    if config.widths is None or config.depth is None:
-        raise ValueError("the planner has not chosen widths and depth yet")
-    return SpeedNet(config.widths, config.depth, config.activation, classes)
+    Raises UsageError where a size that the family needs is not set, and for a net at or over its parameter limit.
+    """
+    family = importlib.import_module(f"{__name__}.{config.family}")
+    net: nn.Module = family.build(config, classes)
+    limit, count = config.parameter_limit, parameters(net)
+    if limit is not None and count >= limit:
+        raise UsageError(f"the net has {count:,} parameters and must stay below {limit:,}")
+    return net
+
+
+def sketch(config: "ModelConfig", classes: int) -> "nn.Module":
+    """The same net without its numbers: for counting, at no cost. Raises as `build` does."""
+    import torch
+
+    with torch.device("meta"):
+        return build(config, classes)
 
 
 def parameters(net: "nn.Module") -> int:
@@ -28,20 +43,32 @@ def forward_flops(net: "nn.Module", size: int) -> int:
     Counts convolutions and linear layers. By hooks on a real pass of one image: torch's own counter takes over a second
     to import.
     """
-    import torch
-    from torch import Tensor, nn
-
     total = 0
 
-    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def count(layer: "nn.Module", inputs: "tuple[Tensor, ...]", output: "Tensor") -> None:
         nonlocal total
-        weight = layer.weight
-        assert isinstance(weight, Tensor)
-        total += 2 * output.numel() * weight[0].numel()
+        total += layer_flops(layer, output)
 
+    hooks = [layer.register_forward_hook(count) for layer in net.modules()]
+    try:
+        run_once(net, size)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return total
+
+
+def layer_flops(layer: "nn.Module", output: "Tensor") -> int:
+    """Operations that a layer spent on `output`, two a multiply-add; 0 where it multiplies no matrices."""
+    weight = getattr(layer, "weight", None)
     # Every layer that multiplies has a weight of two or more dimensions; normalisation has one of one.
-    layers = [layer for layer in net.modules() if getattr(getattr(layer, "weight", None), "ndim", 0) >= 2]
-    hooks = [layer.register_forward_hook(count) for layer in layers]
+    return 2 * output.numel() * weight[0].numel() if weight is not None and weight.ndim >= 2 else 0
+
+
+def run_once(net: "nn.Module", size: int) -> None:
+    """A forward pass of one black image of `size` pixels; leaves the net as it was."""
+    import torch
+
     training = net.training
     parameter = next(net.parameters())
     try:
@@ -49,6 +76,3 @@ def forward_flops(net: "nn.Module", size: int) -> int:
             net.eval()(torch.zeros(1, 3, size, size, device=parameter.device, dtype=parameter.dtype))
     finally:
         net.train(training)
-        for hook in hooks:
-            hook.remove()
-    return total

@@ -4,28 +4,46 @@ That is mixed precision without autocast: the casts are in the open, a captured 
 operations as eager, and the optimiser always updates float32 weights.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "silu": F.silu, "relu": F.relu}
 
-class Conv(nn.Conv2d):
-    """A convolution without bias, "same" padding, its first `in_channels` filters the identity (Dirac) at the start.
+
+class Conv2d(nn.Conv2d):
+    """torch's convolution and initialisation, of an odd kernel, padded so that a stride of 1 keeps the size.
+
+    Input (N, in_channels, H, W), output (N, out_channels, ceil(H / stride), ceil(W / stride)), dtype of the input.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, *, groups: int = 1, bias: bool
+    ) -> None:
+        padding = kernel_size // 2
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.conv2d(x, self.weight.to(x.dtype), bias, self.stride, self.padding, groups=self.groups)
+
+
+class Conv(Conv2d):
+    """A convolution without bias, its first `in_channels` filters the identity (Dirac) at the start.
 
     Input (N, in_channels, H, W), output (N, out_channels, H, W), dtype of the input.
     Dirac initialisation: github.com/KellerJordan/cifar10-airbench.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+        super().__init__(in_channels, out_channels, kernel_size, bias=False)
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
         with torch.no_grad():
             nn.init.dirac_(self.weight[: self.in_channels])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight.to(x.dtype), padding=self.padding)
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -40,13 +58,10 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class Linear(nn.Linear):
-    """A linear layer without bias that computes in the dtype of its input. (N, in) -> (N, out)."""
-
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__(in_features, out_features, bias=False)
+    """torch's linear layer, computing in the dtype of its input. (N, in) -> (N, out)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype))
+        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
 
 class Whitening(nn.Module):

@@ -6,15 +6,12 @@ set of weights take any resolution. At widths 64/256/256 and depth 2: 1.97 M par
 pixels. Source: github.com/KellerJordan/cifar10-airbench (depth 2: airbench94, depth 3: airbench96).
 """
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speedrun.models.layers import BatchNorm, Conv, Linear, Whitening
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "silu": F.silu, "relu": F.relu}
+from speedrun.config import ModelConfig
+from speedrun.models.layers import ACTIVATIONS, BatchNorm, Conv, Linear, Whitening
 
 
 class Group(nn.Module):
@@ -56,7 +53,7 @@ class SpeedNet(nn.Module):
         self.groups = nn.ModuleList(
             Group(narrow, wide, depth, activation) for narrow, wide in zip(inputs, widths, strict=True)
         )
-        self.head = Linear(widths[-1], classes)
+        self.head = Linear(widths[-1], classes, bias=False)
         self.reset_head()
 
     @torch.no_grad()
@@ -74,3 +71,8 @@ class SpeedNet(nn.Module):
             x = group(x)
         x = x.amax(dim=(2, 3))
         return self.head(x) / x.shape[1]
+
+
+def build(config: ModelConfig, classes: int) -> SpeedNet:
+    """The net that the config describes. Raises UsageError where a size is missing."""
+    return SpeedNet(config.need("widths"), config.need("depth"), config.activation, classes)

@@ -1,32 +1,87 @@
-"""Recipes: a net and a method, each a file of this folder with `SUMMARY` and `CONFIG`. Adding one = adding a file."""
+"""Recipes: a net and a method, each a file of this folder. Adding one = adding a file.
+
+A file has `SUMMARY`, one line, and `CONFIG`, whose field `recipe` is its name. One that remakes a published system has
+`PUBLISHED` as well, the settings of the original: they run as the recipe NAME-published.
+
+A file may also have `SPACE`, what `search` varies (texts of `speedrun.space` by field; without it the rate), `CHANGES`,
+what `ablate` tries one by one (fields and values by what the change is called), and `JOB`, the words of the command by
+which the recipe runs, such as `("ensemble", "--members=10")`.
+"""
 
 import importlib
 import pkgutil
+from dataclasses import replace
 from difflib import get_close_matches
+from functools import cache
 from types import ModuleType
+from typing import Any
 
 from speedrun.config import Config
 from speedrun.errors import UsageError
 
+_PUBLISHED = "-published"
+
 
 def names() -> list[str]:
     """Names of all recipes, as the command line takes them."""
-    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
-
-
-def _module(name: str) -> ModuleType:
-    if name not in names():
-        close = get_close_matches(name, names(), n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names())}"
-        raise UsageError(f"unknown recipe {name!r}; {hint}")
-    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+    return sorted(_configs())
 
 
 def get(name: str) -> Config:
     """The config of a recipe. Raises UsageError for an unknown name."""
-    return _module(name).CONFIG
+    _known(name)
+    return _configs()[name]
 
 
 def summary(name: str) -> str:
-    """One line about a recipe."""
-    return _module(name).SUMMARY
+    """One line about a recipe. Raises UsageError for an unknown name."""
+    _known(name)
+    if name.endswith(_PUBLISHED):
+        return f"{name.removesuffix(_PUBLISHED)} with its published epochs, batch and rate"
+    return _modules()[name].SUMMARY
+
+
+def space(name: str) -> dict[str, str]:
+    """The recipe's search space: texts of `speedrun.space` by field."""
+    return _extra(name, "SPACE", {"optim.lr": "log:0.01..1"})
+
+
+def changes(name: str) -> dict[str, dict[str, Any]] | None:
+    """The recipe's ablations: fields and their values by name; None where it brings none."""
+    return _extra(name, "CHANGES", None)
+
+
+def job(name: str) -> tuple[str, ...]:
+    """The words of the command by which the recipe runs; none for a single run."""
+    return _extra(name, "JOB", ())
+
+
+def _extra(name: str, what: str, otherwise: Any) -> Any:
+    _known(name)
+    return getattr(_modules()[name.removesuffix(_PUBLISHED)], what, otherwise)
+
+
+def _known(name: str) -> None:
+    if name not in _configs():
+        close = get_close_matches(name, names(), n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names())}"
+        raise UsageError(f"unknown recipe {name!r}; {hint}")
+
+
+@cache
+def _modules() -> dict[str, ModuleType]:
+    modules = (
+        importlib.import_module(f"{__name__}.{item.name}")
+        for item in pkgutil.iter_modules(__path__)
+        if item.name[0] != "_"
+    )
+    return {module.CONFIG.recipe: module for module in modules}
+
+
+@cache
+def _configs() -> dict[str, Config]:
+    configs = {name: module.CONFIG for name, module in _modules().items()}
+    for name, module in _modules().items():
+        if hasattr(module, "PUBLISHED"):
+            configs[name + _PUBLISHED] = replace(module.PUBLISHED, recipe=name + _PUBLISHED)
+    return configs
