@@ -12,7 +12,7 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ except ImportError:  # Windows
     import msvcrt
 
 POLL_SECONDS = 0.05
+TEMPORARIES = ".*.tmp"
+SEAL = "sha256"
 # What flock answers where a file system knows no locks: NFS without lockd, some FUSE and container mounts.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 _TAKEN = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK}  # the last two on Windows
@@ -76,6 +78,32 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write `value` to `path` atomically as indented JSON. JSON has no NaN: floats that are not finite become null."""
     write_text(path, json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
+
+
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """An object of JSON values with a digest of all its others in `sha256`, by which damage shows when it is read."""
+    plain = {name: _finite(item) for name, item in value.items() if name != SEAL}
+    return {**plain, SEAL: _digest(plain)}
+
+
+def seal_holds(value: Mapping[str, Any]) -> bool:
+    """Whether an object is as it was when it was sealed; one that never was may be anything."""
+    return SEAL not in value or value[SEAL] == _digest({name: item for name, item in value.items() if name != SEAL})
+
+
+def read_sealed(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The object in a JSON file, without its seal. SpeedrunError that names a file which is missing or damaged."""
+    try:
+        value = json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise SpeedrunError(f"{path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise SpeedrunError(f"{path}: not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise SpeedrunError(f"{path}: not a JSON object")
+    if not seal_holds(value):
+        raise SpeedrunError(f"{path}: damaged or changed since it was written; without its {SEAL} it is taken as it is")
+    return {name: item for name, item in value.items() if name != SEAL}
 
 
 @contextmanager
@@ -161,6 +189,10 @@ def _sync(path: Path, flags: int) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _digest(plain: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def _finite(value: Any) -> Any:

@@ -39,6 +39,27 @@ class Splits(NamedTuple):
 
 def decode_pickle(data: bytes, label_key: str, num_classes: int, where: str) -> Batch:
     """A batch of the python layout. Raises DataError, which names `where`, if it is anything else."""
+    fields = _unpickle(data, ("data", label_key), where)
+    planes = _as_array(fields["data"], f"{where}: data")
+    labels = _as_array(fields[label_key], f"{where}: {label_key}")
+    return check_batch(planes, labels, num_classes, where)
+
+
+def decode_unlabelled(data: bytes, where: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Images to be predicted, from a pickled dict of `data`, uint8 (N, H, W, 3), and perhaps `ids`, integers (N,).
+
+    The planes of a CIFAR batch, uint8 (N, 3072), are taken as well. The shapes are the caller's to check.
+    """
+    fields = _unpickle(data, ("data",), where)
+    images = _as_array(fields["data"], f"{where}: data")
+    if images.dtype == np.uint8 and images.shape[1:] == (PIXELS,):
+        planes, images = images, np.empty((len(images), 32, 32, 3), np.uint8)
+        planes_to_nhwc(planes, images)
+    return images, _as_array(fields["ids"], f"{where}: ids") if "ids" in fields else None
+
+
+def _unpickle(data: bytes, keys: tuple[str, ...], where: str) -> dict[Any, Any]:
+    """A pickled dict that has `keys`, its names as text."""
     try:
         loaded = _Unpickler(io.BytesIO(data), encoding="bytes").load()
     except Exception as error:  # a damaged pickle can raise nearly anything
@@ -46,12 +67,10 @@ def decode_pickle(data: bytes, label_key: str, num_classes: int, where: str) -> 
     if not isinstance(loaded, dict):
         raise DataError(f"{where} is not a CIFAR batch: expected a dict, found {type(loaded).__name__}")
     fields = {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in loaded.items()}
-    for key in ("data", label_key):
+    for key in keys:
         if key not in fields:
             raise DataError(f"{where} is not a CIFAR batch: expected the key {key!r}, found {sorted(map(str, fields))}")
-    planes = _as_array(fields["data"], f"{where}: data")
-    labels = _as_array(fields[label_key], f"{where}: {label_key}")
-    return check_batch(planes, labels, num_classes, where)
+    return fields
 
 
 def decode_records(data: bytes, label_bytes: int, num_classes: int, where: str) -> Batch:

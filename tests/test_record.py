@@ -100,6 +100,19 @@ def test_B5_a_wrong_value_is_named(changes: dict[str, Any], named: str):
     assert any(problem.startswith(f"{named}:") for problem in record.check(a_run(**changes)))
 
 
+def test_of_a_version_from_elsewhere_nothing_else_is_said():
+    (problem,) = record.check({"schema": 9, "kind": "teleport", "accuracy": "high"})
+    assert problem == "schema: version 9 is not known here, only 1; another speedrun wrote it"
+
+
+def test_lines_that_are_no_json_at_all_cost_only_themselves(tmp_path: Path):
+    path = tmp_path / "results.jsonl"
+    path.write_bytes(b"\xff\xfe\x00\n" + b"[" * 100_000 + b"\n" + record.dumps(a_run()).encode() + b"\n")
+    records, problems = record.read(path)
+    assert len(records) == 1
+    assert [problem.split(": ")[:2] for problem in problems] == [[f"{path}:{line}", "not JSON"] for line in (1, 2)]
+
+
 @pytest.mark.parametrize("whatever", [None, [], "run", 1.0])
 def test_a_record_is_an_object(whatever: object):
     assert len(record.check(whatever)) == 1
@@ -117,7 +130,7 @@ def test_W2_a_complete_run_kept_its_deadline():
     late = {"wall_seconds": 61.0, "phases": {"train": 61.0}}
     assert record.check(a_run(**late)) != []
     assert record.check(a_run(**late, fetch_seconds=2.0)) == []
-    assert record.check(a_run(**late, status="missed")) == []
+    assert record.check(a_run(**late, status="timeout")) == []
     assert record.check(a_run(**late, budget_seconds=None)) == []
 
 
@@ -125,7 +138,7 @@ def test_only_an_unfinished_run_may_leave_its_results_open():
     open_fields = {name: None for name in ("accuracy", "accuracy_plain", "device", "parameters", "split", "dtype")}
     for status in record.STATUSES:
         problems = record.check(a_run(**open_fields, status=status))
-        assert len(problems) == (len(open_fields) if status == "complete" else 0)
+        assert len(problems) == (len(open_fields) if status in record.FINISHED else 0)
 
 
 def test_a_record_is_one_line_of_json():
@@ -165,6 +178,7 @@ def test_reading_names_the_line_of_each_fault(tmp_path: Path):
     path.write_text("\n".join(lines))
     records, problems = record.read(path)
     assert [each["seed"] for each in records] == [1, 2]
+    assert [(line, each["seed"]) for line, each in record.read_numbered(path)[0]] == [(1, 1), (5, 2)]
     assert [problem.split(": ")[0] for problem in problems] == [f"{path}:2", f"{path}:4"]
     assert record.read(tmp_path / "none.jsonl")[1] == [f"{tmp_path / 'none.jsonl'}: No such file or directory"]
 

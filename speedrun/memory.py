@@ -1,0 +1,105 @@
+"""Memory that runs out: how it is recognised, what is done about it, what is said."""
+
+import gc
+import math
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from speedrun.config import Config
+from speedrun.errors import SpeedrunError
+
+# Batch normalisation needs a batch; what does not fit into memory with so few images is too large a net.
+SMALLEST_BATCH = 16
+
+T = TypeVar("T")
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, a device's or the machine's own."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # of torch's CPU allocator
+
+
+def wanted(error: BaseException) -> str:
+    """What an error says was asked for, such as "2.00 GiB"."""
+    found = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)
+    return found[1] if found else "more"
+
+
+def retry(work: Callable[[], T], give_way: Callable[[str], None]) -> T:
+    """`work()`, and again after each `give_way(what was wanted)` while memory runs out. Other errors pass through."""
+    while True:
+        try:
+            return work()
+        except Exception as error:
+            if not ran_out(error):
+                raise
+            asked = wanted(error)
+        # Only here, with the error gone, are the tensors of the frames that failed gone too.
+        release()
+        give_way(asked)
+
+
+@contextmanager
+def room_for(what: str, device: torch.device) -> Iterator[None]:
+    """Raise SpeedrunError that names what is free and what is needed where the body runs out of memory."""
+    try:
+        yield
+    except Exception as error:
+        if not ran_out(error):
+            raise
+        raise SpeedrunError(f"no room for {what} on {device}: {describe(device, wanted(error))}") from None
+
+
+def release() -> None:
+    """Give back what nobody holds any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def smaller_batch(config: Config, device: torch.device, asked: str) -> tuple[Config, str]:
+    """A planned config with half the batch, and the line that says so. SpeedrunError at the smallest batch.
+
+    The rates of SGD are for a loss that is summed over the batch and stay. A step of Muon has one length whatever the
+    batch: with half the images it is shortened by the root of two, as the noise of its direction grows (the square-root
+    rule, Malladi et al., arXiv 2205.10287).
+    """
+    assert config.batch_size is not None
+    batch_size = config.batch_size // 2
+    if batch_size < SMALLEST_BATCH:
+        raise SpeedrunError(
+            f"out of memory with batches of {config.batch_size} images: {describe(device, asked)}; "
+            "free some, or ask for a narrower net (--set model.widths=...) or fewer pixels (--set resolutions=...)"
+        )
+    optim, rule = config.optim, "rates as they were"
+    if optim.filters == "muon":
+        optim = replace(optim, lr=optim.filter_lr * math.sqrt(batch_size / config.batch_size))
+        rule = f"optim.lr {config.optim.filter_lr:.3g} -> {optim.lr:.3g} by the square-root rule"
+    line = f"out of memory ({describe(device, asked)}): batch {config.batch_size} -> {batch_size}, {rule}"
+    return replace(config, batch_size=batch_size, optim=optim), line
+
+
+def describe(device: torch.device, asked: str) -> str:
+    """What was needed and what is free, for an error."""
+    free = free_bytes(device)
+    return f"{asked} needed" + ("" if free is None else f", {free / 2**30:.2f} GiB free on {device}")
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Bytes that can still be taken on a device; None where nobody says."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:
+        return None
+    found = re.search(r"MemAvailable:\s+(\d+) kB", text)
+    return 1024 * int(found[1]) if found else None
