@@ -11,8 +11,9 @@ from speedrun.device import synchronize
 from speedrun.evaluate import views
 from speedrun.trainee import Trainee
 
-# Largest share of the time left that calibration may take; past it, other resolutions are scaled by their area.
-SHARE = 0.02
+# Largest share of the time left that timing steps may take, and that timing an evaluation may. Past it, other
+# resolutions are scaled by their area, and no more images are evaluated than a step takes; else as many as this.
+SHARE, TIMED_IMAGES = 0.02, 500
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,14 @@ class Costs:
 
 
 def calibrate(trainee: Trainee, clock: Clock) -> Costs:
-    """Time a step at each resolution and a batch of evaluation, each after one to warm up; the net is reset then.
+    """Time a step at each resolution and an evaluation, each after one to warm up; the net is reset then.
 
     Without a deadline nothing is timed: the costs are the resolutions' areas.
     """
     if clock.deadline is None:
         return Costs({size: float(size * size) for size in trainee.resolutions}, 0.0)
-    costs = Costs(_time_steps(trainee, clock), _time_view(trainee, clock))
+    step = _time_steps(trainee, clock)
+    costs = Costs(step, _time_view(trainee, clock, step[trainee.resolutions[-1]]))
     trainee.reset()
     return costs
 
@@ -55,13 +57,14 @@ def _time_steps(trainee: Trainee, clock: Clock) -> dict[int, float]:
     return timed
 
 
-def _time_view(trainee: Trainee, clock: Clock) -> float:
-    """Seconds of one view of all scored images, from training images in their place."""
+def _time_view(trainee: Trainee, clock: Clock, step_seconds: float) -> float:
+    """Seconds of one view of all scored images, from training images in their place. step_seconds: at their size."""
     count, images = trainee.machine.scored_count, trainee.machine.train_images
     if images.is_cuda:
         return _rehearse(trainee, clock, images[:count]) * count / min(count, len(images))
-    evaluator = trainee.evaluator(images)
-    rows = torch.arange(min(evaluator.batch_size, len(images)))
+    evaluator, least = trainee.evaluator(images), trainee.batch_size
+    affordable = int(SHARE * clock.remaining() / (2 * step_seconds / 3) * least)  # a step is about three forward passes
+    rows = torch.arange(min(max(affordable, least), TIMED_IMAGES, len(images)))
     evaluator.logits(rows)
     start = clock.now()
     evaluator.logits(rows)

@@ -5,7 +5,8 @@ Everything is in seconds on `time.monotonic`'s scale, which no change of the mac
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 PHASES = ("start", "data", "build", "compile", "calibrate", "train", "evaluate", "save")
 
@@ -57,6 +58,16 @@ class Clock:
     def charge(self, seconds: float) -> None:
         """Count seconds that this run did not spend: a later run of one process pays start-up like the first."""
         self.start -= seconds
+
+    def state(self) -> dict[str, float | None]:
+        """What a checkpoint keeps of it."""
+        return {"budget": self.seconds, "elapsed": self.elapsed(), "fetch_seconds": self.fetch_seconds}
+
+    def go_on(self, state: Mapping[str, Any], seconds: float | None) -> None:
+        """Go on from a `state`: with the time that was left then, or with `seconds` from the start."""
+        self.seconds = state["budget"] if seconds is None else seconds + state["elapsed"] - state["fetch_seconds"]
+        self.charge(state["elapsed"])
+        self.extend(state["fetch_seconds"])
 
     def elapsed(self) -> float:
         """Seconds since the start, transfers included."""

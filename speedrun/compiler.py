@@ -11,6 +11,8 @@ from types import FrameType
 import torch
 from torch import Tensor, nn
 
+from speedrun.lines import append_lines
+
 
 class CompileTimeout(BaseException):
     """Compilation took longer than its share of the budget. Not an Exception: compilers swallow those."""
@@ -20,6 +22,31 @@ def use_cache(folder: Path) -> None:
     """Keep compiled code in `folder`, unless the environment names another place. Before torch compiles anything."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))
     os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))
+
+
+def compiled_before(device: str) -> frozenset[str]:
+    """Names of what this torch has compiled on this device, by its name, into the cache in use."""
+    try:
+        lines = _list().read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return frozenset()
+    ours = _prefix(device)
+    return frozenset(line.removeprefix(ours) for line in lines if line.startswith(ours))
+
+
+def remember(device: str, name: str) -> None:
+    """Note that the cache holds `name`, for `compiled_before`. A folder that cannot be written forgets it."""
+    if name not in compiled_before(device):
+        with suppress(OSError):
+            append_lines(_list(), f"{_prefix(device)}{name}\n")
+
+
+def _list() -> Path:
+    return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", "")) / "compiled.txt"
+
+
+def _prefix(device: str) -> str:
+    return f"torch {torch.__version__}, {device}: "
 
 
 Forward = Callable[[Tensor], Tensor]

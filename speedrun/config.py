@@ -4,63 +4,100 @@ The command line, the saved config.json and the documentation come from these fi
 by the planner (or found on the machine); a field that is set is kept. `--set model.depth=3` reaches any of them.
 """
 
-import json
-import types
-import typing
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from difflib import get_close_matches
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from speedrun.errors import UsageError
+from speedrun import fields, files
+from speedrun.errors import SpeedrunError, UsageError
+from speedrun.fields import (
+    Checked,
+    as_text,
+    differences,
+    from_dict,
+    get,
+    leaf_names,
+    option,
+    override,
+    require,
+    to_dict,
+)
+
+# Those of `fields` are here as well: for whoever uses a config, they are about configs.
+__all__ = [
+    "LARGEST_CUTOUT",
+    "SEED_LIMIT",
+    "SMALLEST_SIDE",
+    "STAGES",
+    "AugmentConfig",
+    "Config",
+    "ModelConfig",
+    "OptimConfig",
+    "ValidationConfig",
+    "as_text",
+    "convert",
+    "differences",
+    "field_type",
+    "from_dict",
+    "get",
+    "leaf_names",
+    "load",
+    "override",
+    "require",
+    "to_dict",
+]
 
 SEED_LIMIT = 2**32
 # Whitening takes one pixel off the side, and three groups halve what is left.
 SMALLEST_SIDE = 9
-
-T = TypeVar("T")
-
-
-def option(
-    default: Any, help: str, *, flag: bool = False, choices: tuple[str, ...] = (), metavar: str | None = None
-) -> Any:
-    """A dataclass field with its one line of documentation; `flag` gives it a flag of its own on the command line."""
-    return field(default=default, metadata={"help": help, "flag": flag, "choices": choices, "metavar": metavar})
+LARGEST_CUTOUT = 32
+# The families of nets, with the number of stages of each; None where it is free.
+STAGES: dict[str, int | None] = {"speednet": 3, "mynet": 3, "dsnet": None, "resnet": None}
 
 
-class Checked:
-    """Checks each field against its declared choices, then calls `check` for what one field alone cannot say."""
-
-    def __post_init__(self) -> None:
-        for spec in fields(self):  # type: ignore[arg-type]
-            choices = spec.metadata.get("choices")
-            value = getattr(self, spec.name)
-            if choices and value not in choices:
-                raise UsageError(f"{spec.name} must be one of {', '.join(choices)}, not {value!r}")
-        self.check()
-
-    def check(self) -> None:
-        """Raise UsageError where the values do not fit together."""
-
-
-def require(condition: bool, message: str) -> None:
-    """Raise UsageError with `message` unless `condition` holds."""
-    if not condition:
-        raise UsageError(message)
+def _sizes(values: tuple[int, ...], count: int) -> bool:
+    """Whether these are `count` sizes, each at least 1."""
+    return len(values) == count > 0 and min(values) > 0
 
 
 @dataclass(frozen=True)
 class ModelConfig(Checked):
-    """The net. Sources of the numbers: the module of each family in speedrun/models."""
+    """The net. Which fields a family reads: its module in speedrun/models, which has the source of its numbers too."""
 
-    family: str = option("speednet", "family of nets: a module of speedrun/models", choices=("speednet",))
-    widths: tuple[int, ...] | None = option(None, "channels of each group")
-    depth: int | None = option(None, "convolutions in a group: 2, or 3 with a residual")
+    family: str = option("speednet", "family of nets: a module of speedrun/models", choices=tuple(STAGES))
+    widths: tuple[int, ...] | None = option(None, "channels of each stage")
+    depth: int | None = option(None, "speednet: convolutions in a stage, 2, or 3 with a residual")
+    blocks: tuple[int, ...] | None = option(None, "residual blocks of each stage")
+    kernels: tuple[int, ...] | None = option(None, "resnet: kernel of the convolutions of each stage, 3 where not set")
+    skip_kernels: tuple[int, ...] | None = option(None, "resnet: kernel of each stage's projection, 1 where not set")
+    pool: int | None = option(None, "resnet: kernel of the average pool at 32 pixels, the whole map where not set")
+    stem: str = option("cifar", "resnet: 3x3, or ImageNet's 7x7 and pooling", choices=("cifar", "imagenet"))
+    dropout: float = option(0.0, "share of the features that the last layer does not see in training")
     activation: str = option("gelu", "activation", choices=("gelu", "silu", "relu"))
+    parameter_limit: int | None = option(None, "number of parameters that the net must stay below")
 
     def check(self) -> None:
         require(self.depth in (None, 2, 3), f"model.depth must be 2 or 3, not {self.depth}")
-        require(self.widths is None or (len(self.widths) == 3 and min(self.widths) > 0), "model.widths takes three")
+        require(0 <= self.dropout < 1, f"model.dropout must be in [0, 1), not {self.dropout}")
+        fixed = STAGES[self.family]
+        stages = fixed or len(self.widths or ())
+        takes = "three" if fixed else "a positive number for each stage"
+        require(self.widths is None or _sizes(self.widths, stages), f"model.widths takes {takes}")
+        for name in ("blocks", "kernels", "skip_kernels"):
+            value = getattr(self, name)
+            require(value is None or _sizes(value, stages), f"model.{name} takes one number a stage, {stages} in all")
+            even = name != "blocks" and any(size % 2 == 0 for size in value or ())
+            require(not even, f"model.{name} must be odd, for a map to keep its size")
+        side = (32 if self.stem == "cifar" else 8) >> max(stages - 1, 0)  # of the last map, for images of 32 pixels
+        require(side >= 1, f"{stages} stages halve 32 pixels too often")
+        fits = self.pool is None or (self.pool >= 1 and side % self.pool == 0)
+        require(fits, f"model.pool must divide the {side} pixels of the last map, not {self.pool}")
+
+    def need(self, name: str) -> Any:
+        """A field that the family cannot do without. Raises UsageError where it is not set."""
+        value = getattr(self, name)
+        require(value is not None, f"a net of family {self.family} needs model.{name}")
+        return value
 
 
 @dataclass(frozen=True)
@@ -89,32 +126,39 @@ class AugmentConfig(Checked):
             self.mixup + self.cutmix + self.ricap <= 1 + 1e-9, "augment.mixup, cutmix and ricap add up to more than 1"
         )
         require(0 <= self.translate < 16, f"augment.translate must be in 0..15, not {self.translate}")
-        require(self.cutout is None or 0 <= self.cutout <= 32, f"augment.cutout must be in 0..32, not {self.cutout}")
+        fits = self.cutout is None or 0 <= self.cutout <= LARGEST_CUTOUT
+        require(fits, f"augment.cutout must be in 0..{LARGEST_CUTOUT}, not {self.cutout}")
 
 
 @dataclass(frozen=True)
 class OptimConfig(Checked):
-    """Rates are for the loss summed over the batch, so they hold for any batch size.
+    """How the net is trained.
 
-    Source of the numbers: github.com/KellerJordan/cifar10-airbench, airbench94_muon.
+    Muon's companion SGD has rates for the loss summed over the batch, which hold for any batch size; the source of
+    these numbers is github.com/KellerJordan/cifar10-airbench, airbench94_muon. Where SGD or AdamW trains everything,
+    rate, decay and clipping are the textbook's, for the mean loss.
     """
 
-    filters: str = option("muon", "optimiser of the filters; SGD takes the rest", choices=("muon", "sgd"))
-    lr: float | None = option(None, "peak rate of the filters (0.24 for Muon where the planner says nothing)")
-    momentum: float = option(0.6, "Nesterov momentum of the filters")
+    filters: str = option(
+        "muon", "muon: it trains the filters, SGD the rest; sgd, adamw: it trains all", choices=("muon", "sgd", "adamw")
+    )
+    lr: float | None = option(None, "peak rate of the filters (0.24 where the planner says nothing), or of all")
+    momentum: float = option(0.6, "Nesterov momentum of the filters, or of all; AdamW's first beta")
     newton_schulz_steps: int = option(3, "Newton-Schulz iterations of Muon")
     bias_lr: float = option(0.053, "peak rate of the biases")
     head_lr: float = option(0.67, "peak rate of the last layer")
     sgd_momentum: float = option(0.85, "Nesterov momentum of biases and last layer")
-    weight_decay: float = option(2e-6, "decoupled decay a training image, for biases and last layer")
+    weight_decay: float = option(2e-6, "decoupled decay a training image of biases and last layer; or the decay of all")
     label_smoothing: float = option(0.2, "label smoothing")
     whiten_bias: float = option(0.375, "share of the run in which the whitening bias is trained")
+    schedule: str = option("linear", "how the rate falls", choices=("linear", "cosine", "step", "fixed"))
     warmup: float = option(0.0, "share of the run in which the rate rises to its peak")
     start_lr: float = option(0.2, "rate at the start of the rise, as a share of the peak")
+    clip: float = option(0.0, "largest norm of the gradient; 0 for any")
     ema: float = option(0.0, "decay a step of the averaged weights that are evaluated; 0 for none")
 
     def check(self) -> None:
-        for name in ("lr", "bias_lr", "head_lr", "weight_decay"):
+        for name in ("lr", "bias_lr", "head_lr", "weight_decay", "clip"):
             require((getattr(self, name) or 0.0) >= 0, f"optim.{name} must not be negative")
         for name in ("momentum", "sgd_momentum", "ema", "warmup"):
             require(0 <= getattr(self, name) < 1, f"optim.{name} must be in [0, 1)")
@@ -129,11 +173,32 @@ class OptimConfig(Checked):
 
 
 @dataclass(frozen=True)
+class ValidationConfig(Checked):
+    """What is scored on held-out images while the net trains. The final accuracy is not of these."""
+
+    count: int = option(0, "scorings of a tenth of the training images, held out, spread evenly over the run")
+    patience: int | None = option(None, "scorings without a gain after which training stops; the best weights stay")
+    delta: float = option(0.0, "least gain in accuracy that counts, as a fraction of 1")
+
+    def check(self) -> None:
+        require(self.count >= 0, f"validation.count must not be negative, not {self.count}")
+        require(self.patience is None or self.patience >= 1, "validation.patience must be at least 1")
+        require(0 <= self.delta < 1, f"validation.delta is a fraction of 1, not {self.delta}")
+
+    @property
+    def times(self) -> int:
+        """Scorings in a whole run: `count`, or fifty where a patience has none to go by."""
+        return self.count or (0 if self.patience is None else 50)
+
+
+@dataclass(frozen=True)
 class Config(Checked):
     """One run, whole."""
 
     seconds: float | None = option(None, "wall-clock seconds, from process start to exit (default 600)", flag=True)
+    target: float | None = option(None, "accuracy to reach in as few seconds as possible, such as 0.94", flag=True)
     steps: int | None = option(None, "training steps at most; without --seconds there is no deadline", flag=True)
+    epochs: float | None = option(None, "passes over the training images at most; else as --steps", flag=True)
     recipe: str = option("speednet", "recipe; `python -m speedrun recipes` lists them", flag=True)
     seed: int = option(0, "root seed of everything random", flag=True)
     runs: int = option(1, "runs in one process, each with its own seed and its own seconds", flag=True)
@@ -144,22 +209,29 @@ class Config(Checked):
     data_dir: Path | None = option(None, "folder that holds the dataset", flag=True, metavar="DIR")
     dataset: str = option("auto", "auto, cifar10, cifar100, synthetic or a .npz file", flag=True)
     out: Path | None = option(None, "folder for the results (default runs/<time>-<recipe>)", flag=True, metavar="DIR")
+    resume: Path | None = option(None, "folder of an interrupted run to go on with", metavar="DIR")
     holdout: bool = option(False, "train on 9/10 of the training images, report on the rest", flag=True)
+    holdout_fold: int = option(0, "which tenth of the training images --holdout takes away, 0 to 9")
     quiet: bool = option(False, "print nothing but warnings", flag=True)
     json: bool = option(False, "print the record, one line of JSON, as the only thing on stdout", flag=True)
     dry_run: bool = option(False, "print the plan and stop before training", flag=True)
     batch_size: int | None = option(None, "images a step")
     resolutions: tuple[int, ...] | None = option(None, "sides in pixels, equal shares of the run, last one at test")
     uncertain_share: float | None = option(None, "share of the images, the least certain, that get further views")
+    normalise: bool = option(True, "shift and scale pixels to mean 0 and deviation 1; else they stay in 0..1")
     model: ModelConfig = field(default_factory=ModelConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
 
     def check(self) -> None:
         require(self.seconds is None or self.seconds >= 0, "seconds must not be negative")
         require(self.steps is None or self.steps >= 1, "steps must be at least 1")
+        require(self.epochs is None or self.epochs > 0, "epochs must be more than 0")
+        require(self.target is None or 0 < self.target < 1, f"target must be in (0, 1): 0.94, not {self.target}")
         require(0 <= self.seed < SEED_LIMIT, f"seed must be in 0..{SEED_LIMIT - 1}, not {self.seed}")
         require(self.runs >= 1, "runs must be at least 1")
+        require(0 <= self.holdout_fold < 10, f"holdout_fold must be in 0..9, not {self.holdout_fold}")
         require(self.seed + self.runs <= SEED_LIMIT, f"the last run's seed would be over {SEED_LIMIT - 1}")
         require(self.batch_size is None or self.batch_size >= 1, "batch_size must be at least 1")
         share = self.uncertain_share
@@ -169,136 +241,33 @@ class Config(Checked):
         require(not too_small, f"resolutions must be {SMALLEST_SIDE} pixels or more")
 
     @property
+    def counted(self) -> bool:
+        """Whether steps or epochs limit the training; without seconds there is no deadline then."""
+        return self.steps is not None or self.epochs is not None
+
+    @property
     def budget(self) -> float | None:
-        """Seconds of wall clock, or None where only the steps are limited."""
-        return 600.0 if self.seconds is None and self.steps is None else self.seconds
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """A config as plain JSON values; `from_dict` is its inverse."""
-    plain: dict[str, Any] = {}
-    for spec in fields(config):
-        value = getattr(config, spec.name)
-        if is_dataclass(value):
-            value = to_dict(value)
-        elif isinstance(value, Path):
-            value = str(value)
-        elif isinstance(value, tuple):
-            value = list(value)
-        plain[spec.name] = value
-    return plain
-
-
-def from_dict(kind: type[T], plain: Any, prefix: str = "") -> T:
-    """Build a config from plain JSON values. Raises UsageError that names the dotted field."""
-    require(isinstance(plain, dict), f"{prefix.removesuffix('.') or 'a config'} must be an object, not {plain!r}")
-    hints = typing.get_type_hints(kind)
-    values = {}
-    for name, value in plain.items():
-        if name not in hints:
-            raise UsageError(f"unknown field {prefix}{name}{_suggest(name, hints)}")
-        if is_dataclass(hints[name]):
-            values[name] = from_dict(hints[name], value, f"{prefix}{name}.")
-        else:
-            values[name] = _convert(hints[name], value, prefix + name)
-    return kind(**values)
+        """Seconds of wall clock, or None where only the training is limited or a target decides."""
+        return 600.0 if self.seconds is None and self.target is None and not self.counted else self.seconds
 
 
 def load(path: Path) -> Config:
     """Read a saved config.json. Raises UsageError that names the file."""
     try:
-        return from_dict(Config, json.loads(path.read_text(encoding="utf-8")))
+        plain = files.read_sealed(path)
+    except SpeedrunError as error:
+        raise UsageError(str(error)) from None
+    try:
+        return from_dict(Config, plain)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
-        raise UsageError(f"{path}: not JSON ({error})") from None
 
 
-def override(config: Config, assignments: dict[str, Any]) -> Config:
-    """Set fields by dotted name, text or value: {"seconds": "60", "model.widths": "32,128,256"}."""
-    for name, value in assignments.items():
-        config = _set(config, name.split("."), value, name)
-    return config
+def field_type(name: str) -> Any:
+    """The type of a field by its dotted name, without None. Raises UsageError for an unknown field."""
+    return fields.field_type(Config, name)
 
 
-def _set(config: Any, path: list[str], value: Any, name: str) -> Any:
-    hints = typing.get_type_hints(type(config))
-    head, *rest = path
-    if head not in hints:
-        known = leaf_names(Config)
-        raise UsageError(f"unknown field {name}{_suggest(name, known)}")
-    if is_dataclass(hints[head]) != bool(rest):
-        raise UsageError(f"{name} is {'a group of fields' if not rest else 'not a field'}")
-    new = _set(getattr(config, head), rest, value, name) if rest else _convert(hints[head], value, name)
-    return replace(config, **{head: new})
-
-
-def leaf_names(kind: Any, prefix: str = "") -> list[str]:
-    """Dotted names of all fields."""
-    names = []
-    for name, hint in typing.get_type_hints(kind).items():
-        names += leaf_names(hint, f"{prefix}{name}.") if is_dataclass(hint) else [prefix + name]
-    return names
-
-
-def _suggest(name: str, known: typing.Iterable[str]) -> str:
-    close = get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def _convert(hint: Any, value: Any, name: str) -> Any:
-    """`value` (text from the command line, or a JSON value) as the type that the field declares."""
-    optional = isinstance(hint, types.UnionType) and type(None) in typing.get_args(hint)
-    if optional:
-        if value is None or (isinstance(value, str) and value.lower() in ("none", "auto")):
-            return None
-        hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
-    try:
-        return _CONVERTERS[hint](value)
-    except (ValueError, TypeError):
-        raise UsageError(f"{name} takes {_DESCRIPTIONS[hint]}, not {value!r}") from None
-
-
-def _bool(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    if str(value).lower() not in words:
-        raise ValueError
-    return words[str(value).lower()]
-
-
-def _int(value: Any) -> int:
-    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
-        raise ValueError
-    return int(value)
-
-
-def _float(value: Any) -> float:
-    number = float(value)
-    if isinstance(value, bool) or number != number or number in (float("inf"), float("-inf")):
-        raise ValueError
-    return number
-
-
-def _ints(value: Any) -> tuple[int, ...]:
-    return tuple(_int(part) for part in (value.split(",") if isinstance(value, str) else value))
-
-
-def _str(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError
-    return value
-
-
-_CONVERTERS: dict[Any, Any] = {bool: _bool, int: _int, float: _float, str: _str, Path: Path, tuple[int, ...]: _ints}
-_DESCRIPTIONS: dict[Any, str] = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "a text",
-    Path: "a path",
-    tuple[int, ...]: "whole numbers separated by commas",
-}
+def convert(name: str, value: Any) -> Any:
+    """A text or a JSON value as the value of a field. Raises UsageError."""
+    return fields.convert(Config, name, value)

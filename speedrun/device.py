@@ -24,6 +24,16 @@ class Choice:
     dtype_reason: str
 
 
+def check_kernels() -> None:
+    """Raise SpeedrunError where another package of the name hides our `kernels`."""
+    import kernels
+
+    ours = Path(__file__).resolve().parents[1] / "kernels"
+    found = [Path(place).resolve() for place in kernels.__path__]
+    if ours not in found:
+        raise SpeedrunError(f"another package named kernels, in {found[0]}, hides ours: start in the checkout instead")
+
+
 def choose(device: str = "auto", dtype: str = "auto") -> Choice:
     """Pick the device and dtype. Raises UsageError for an unknown name, SpeedrunError for a device that is not here."""
     chosen, device_reason = _choose_device(device)
@@ -127,7 +137,7 @@ def keep_memory() -> None:
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """The device as a record holds it: name, kind, memory in bytes, capability, driver, cores."""
+    """The device as a record holds it: the fields of `speedrun.schema.DEVICE`."""
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         return {
@@ -137,19 +147,26 @@ def describe(device: torch.device) -> dict[str, Any]:
             "capability": f"{properties.major}.{properties.minor}",
             "driver": _driver(),
             "cores": cores(),
+            "multiprocessors": properties.multi_processor_count,
+            "cpu": _processor(),
         }
-    info = _cpuinfo()
-    name = info.get("model name") or platform.processor() or platform.machine()
     units = sorted(cpu_features() & {"avx2", "avx512f", "avx512_bf16", "amx_bf16"})
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
     return {
-        "name": name,
+        "name": _processor(),
         "kind": device.type,
         "memory": memory,
         "capability": " ".join(units) or None,
         "driver": None,
         "cores": cores(),
+        "multiprocessors": None,
+        "cpu": None,
     }
+
+
+def _processor() -> str:
+    """The processor's name as its maker calls it, or at least its architecture."""
+    return _cpuinfo().get("model name") or platform.processor() or platform.machine()
 
 
 def _driver() -> str | None:

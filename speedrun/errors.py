@@ -13,9 +13,21 @@ class UsageError(SpeedrunError):
     exit_code = 2
 
 
+class BudgetError(UsageError):
+    """The seconds cannot suffice. least_seconds: what would, if nothing else changes."""
+
+    def __init__(self, message: str, least_seconds: float) -> None:
+        super().__init__(message)
+        self.least_seconds = least_seconds
+
+
 class DataError(SpeedrunError):
     """A dataset is missing, damaged, truncated or of the wrong shape. The message names the file."""
 
 
 class FetchError(DataError):
     """A dataset could not be downloaded. The message names every address tried."""
+
+
+class DivergedError(SpeedrunError):
+    """The numbers of a training are no longer finite, and it was given up."""

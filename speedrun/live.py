@@ -151,6 +151,10 @@ class LiveScreen(Screen):
         self._finish(keep_frame=False)
         self._panel("all runs", runs_rows(accuracies), "green")
 
+    def report(self, title: str, lines: Sequence[str]) -> None:
+        self._finish(keep_frame=False)
+        self._put(Panel(Text("\n".join(lines)), title=title, title_align="left", border_style="green"))
+
     def close(self) -> None:
         self._finish(keep_frame=True)
 

@@ -34,11 +34,12 @@ def train(
     *,
     reserve: Callable[[], float],
     stop: Callable[[], bool],
-    report: Callable[[Report], None],
+    report: Callable[[Report], float | None],
     window: Window,
 ) -> bool:
     """Take steps until the schedule has ended; False if `stop()` ended it before.
 
+    report: told of each step; may return the seconds it took that are no part of a step's cost.
     reserve: seconds to keep for what comes after training. A schedule that is planned over the time left ends by
     itself; steps that turn slower only make it shorter.
     """
@@ -57,7 +58,7 @@ def train(
         queued = window.pending * pacer.step_seconds[pacer.resolution]
         pacer.advance(now - last if numbers is not None else None, clock.remaining() - reserve() - queued)
         speed = stream.batch_size / max(now - last, 1e-9)
-        last = now
-        report(Report(pacer.steps, pacer.steps_left or 0, pacer.progress, stream.epoch, loss, accuracy, speed))
+        done = Report(pacer.steps, pacer.steps_left or 0, pacer.progress, stream.epoch, loss, accuracy, speed)
+        last = now + (report(done) or 0.0)
     window.drain()
     return True

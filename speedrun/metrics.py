@@ -1,12 +1,15 @@
-"""The lines of a run's `metrics.jsonl`, and their writer. Standard library only."""
+"""The lines of a run's `metrics.jsonl`, their writer and their reader. Standard library only."""
 
 import json
 import math
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+from speedrun.errors import SpeedrunError
+from speedrun.files import write_bytes
 from speedrun.lines import append_lines
 
 # Every line is padded to this. A kernel that kills a process in the middle of a write stops at the end of a page, and
@@ -73,6 +76,45 @@ class MetricsWriter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def read(path: str | os.PathLike[str]) -> list[dict[str, float | None]]:
+    """The lines of a `metrics.jsonl`, oldest first; none where there is no such file.
+
+    SpeedrunError that names the file and the line where it is damaged.
+    """
+    try:
+        lines = Path(path).read_bytes().split(b"\n")
+    except OSError:
+        return []
+    return [_parse(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def newest_loss(folder: str | os.PathLike[str]) -> float | None:
+    """The last training loss of the run in a folder; None if it was not finite, or is not known."""
+    lines = read(Path(folder) / "metrics.jsonl")
+    return lines[-1]["loss"] if lines else None
+
+
+def rewind(path: Path, step: int) -> None:
+    """Drop the lines after a step: a run that is resumed takes those steps again. What is no line is dropped too."""
+    kept = []
+    with suppress(FileNotFoundError):
+        for line in path.read_bytes().split(b"\n"):
+            with suppress(SpeedrunError):
+                if (_parse(line, "")["step"] or 0) <= step:
+                    kept.append(line + b"\n")
+        write_bytes(path, b"".join(kept))
+
+
+def _parse(line: bytes, where: str) -> dict[str, float | None]:
+    try:
+        found = json.loads(line)
+        if found.keys() == set(MetricsWriter.FIELDS):
+            return found
+    except (ValueError, AttributeError):
+        pass
+    raise SpeedrunError(f"{where}: damaged, it is no line of metrics")
 
 
 def _shown(value: float | None) -> float | None:

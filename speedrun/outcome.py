@@ -1,11 +1,14 @@
 """What is known of a run while it goes on, and the record made of it. Standard library only."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from speedrun import record
 from speedrun.clock import Clock, Ledger
 from speedrun.config import Config, to_dict
+
+_KEPT = ("steps", "epochs", "images", "train_seconds", "provenance")
 
 if TYPE_CHECKING:
     from speedrun.machine import Machine
@@ -29,6 +32,15 @@ class Outcome:
     train_seconds: float | None = None
     threads: int | None = None
     provenance: "dict[str, Any] | None" = None
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+        return {name: getattr(self, name) for name in _KEPT}
+
+    def go_on(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state`."""
+        for name in _KEPT:
+            setattr(self, name, state[name])
 
     def record(self, config: Config, clock: Clock, ledger: Ledger) -> dict[str, Any]:
         """The record of the run as it stands at this moment; kind "run" of `speedrun.record`."""
@@ -59,9 +71,10 @@ class Outcome:
             "steps": self.steps,
             "parameters": self.parameters,
             "images_per_second": self.images / phases["train"] if self.images and phases["train"] else None,
+            "flops_per_second": machine.flops_per_second if machine else None,
             "dtype": dtype,
             "dtype_reason": machine.choice.dtype_reason if machine else None,
-            "plan": to_dict(plan) if plan else None,
+            "plan": plan.plain() if plan else None,
             "threads": self.threads,
             "world_size": 1,
         }

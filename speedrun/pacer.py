@@ -40,6 +40,16 @@ class Pacer:
         self._seen: set[int] = set()
         self._surprised = False
 
+    def go_on(self, progress: float, steps: int, max_steps: int | None) -> None:
+        """Take up a run that was at `progress` after `steps`."""
+        self.progress, self.steps, self.max_steps, self.steps_left = progress, steps, max_steps, None
+
+    def scale(self, factor: float) -> None:
+        """From here a step costs `factor` times what it did: its batch has another size."""
+        for costs in (self.step_seconds, self._calibrated):
+            costs.update({size: factor * seconds for size, seconds in costs.items()})
+        self.steps_left = None
+
     @property
     def done(self) -> bool:
         return self.progress >= 1.0
@@ -49,6 +59,11 @@ class Pacer:
         """Side in pixels of the next step's images."""
         count = len(self.resolutions)
         return self.resolutions[min(int(self.progress * count), count - 1)]
+
+    @property
+    def calibrated(self) -> float:
+        """Seconds that the next step was expected to take before any was seen."""
+        return self._calibrated[self.resolution]
 
     def plan(self, seconds_left: float) -> int:
         """Steps from here to the end that fit `seconds_left`; at least one. Keeps the last plan within tolerance."""

@@ -1,238 +1,283 @@
-"""What to train in the seconds there are.
+"""What to train in the seconds there are, and how many seconds an accuracy takes.
 
 The planner knows the speed of this machine and a table of measured points: "this net, trained for this many operations,
 reached this held-out accuracy". It takes the net whose curve is highest at the operations that the budget affords.
-Standard library only; the table is package data (`planner.json`).
+Standard library only.
 """
 
-import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from importlib import resources
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from speedrun.config import SMALLEST_SIDE, AugmentConfig, Config, OptimConfig, require
+from speedrun.compilation import COMPILING, code_name
+from speedrun.config import Config, get, leaf_names, override, require
+from speedrun.rungs import SIDE, Rung, choices
+from speedrun.summary import percent, rounded
 
-# A quarter of the images, the least certain, gets nearly all that further views gain (source:
-# github.com/hiverge/cifar10-speedrun); the six views of `speedrun.evaluate` gained 0.8 points on the split.
+# How many views of an image `speedrun.evaluate` takes. A quarter of the images, the least certain, gets nearly all that
+# further views gain (source: github.com/hiverge/cifar10-speedrun); the full six gained 0.8 points on the split. Of the
+# mirror alone nothing is known, and nothing promised.
+VIEWS = {"none": 1, "mirror": 2, "full": 6}
 UNCERTAIN_SHARE = 0.25
-FULL_VIEWS = 6
 VIEWS_GAIN = 0.008
+# Largest share of the time left that timing the steps may take.
+CALIBRATION_SHARE = 0.02
+# What is aimed at above a target, for a mean that lies above it.
+TARGET_MARGIN = 0.001
+# By how much more than what is needed a budget must be to be called the least that works.
+LEAST_MARGIN = 1.1
+# Dials on which the table's accuracies depend, besides those that it sets itself.
+_MATTERS = ("model.", "augment.", "optim.", "normalise", "validation.patience")
+# Seconds in which any net learns all that it can.
+_FOREVER = 1e9
 
 
 @dataclass(frozen=True)
-class Point:
-    """A measurement: training operations in all, and the accuracy on the images held out (fraction of 1)."""
+class Situation:
+    """What a plan depends on, besides the config and the seconds.
 
-    flops: float
-    accuracy: float
-
-
-@dataclass(frozen=True)
-class Rung:
-    """A net with its training dials, and its measured curve, cheapest point first.
-
-    speed: its operations a second as a share of the probe's, on a CPU. forward_flops: operations to evaluate an image.
-    accuracies of the points: with all views.
+    device: "cpu", "cuda" or another of torch's types. flops_per_second: what the probe reached here. image_size: side
+    in pixels. images, scored: number of training images and of images to evaluate. known: whether the table's
+    accuracies are of this dataset; else nothing is promised. compiled: `code_name` of what the compile cache holds.
     """
 
-    widths: tuple[int, ...]
-    depth: int
-    resolutions: tuple[int, ...]
-    batch_size: int
-    cutout: int
-    lr: float
-    speed: float
-    forward_flops: float
-    measured: bool
-    source: str
-    points: tuple[Point, ...]
+    device: str
+    flops_per_second: float
+    image_size: int = SIDE
+    images: int = 50_000
+    scored: int = 10_000
+    known: bool = True
+    compiled: frozenset[str] = frozenset()
 
-    def expected(self, flops: float) -> float:
-        """Accuracy at a cost: log-error is interpolated over log-cost; beyond the ends it is cautious.
+    def speed(self, rung: Rung) -> float:
+        """Operations a second of a net. How nets differ from the probe is known of CPUs alone."""
+        share = rung.speed if self.device == "cpu" else 1.0
+        return self.flops_per_second * share * (SIDE / self.image_size) ** 2  # a larger image costs by its area
 
-        Below the cheapest point the slope of the first two goes on; above the dearest, accuracy stays.
-        """
-        points = self.points
-        if flops >= points[-1].flops:
-            return points[-1].accuracy
-        if len(points) == 1:
-            return points[0].accuracy * min(1.0, flops / points[0].flops)
-        right = next(i for i in range(1, len(points)) if flops < points[i].flops or i == len(points) - 1)
-        low, high = points[right - 1], points[right]
-        position = math.log(max(flops, 1.0) / low.flops) / math.log(high.flops / low.flops)
-        log_error = (1 - position) * math.log(1 - low.accuracy) + position * math.log(1 - high.accuracy)
-        return max(0.1, 1.0 - math.exp(log_error))
+    def calibration_flops(self, rung: Rung, sides: Iterable[int]) -> float:
+        """Operations of timing resolutions: a step to warm up and one to measure, three forward passes each."""
+        passes = sum((side / rung.dials["resolutions"][-1]) ** 2 for side in set(sides))
+        return 2 * 3 * passes * rung.dials["batch_size"] * rung.forward_flops
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be trained, what is expected of it and why it was chosen."""
+    """What will be trained, what is expected of it and why it was chosen.
 
-    widths: tuple[int, ...]
-    depth: int
-    resolutions: tuple[int, ...]
-    batch_size: int
-    cutout: int
-    lr: float
-    tta: str
-    uncertain_share: float
-    compile: str
+    dials: every config field that the planner filled in or found filled in, by dotted name. epochs: about how many
+    passes over the training images fit, None without a deadline.
+    """
+
+    dials: Mapping[str, Any]
+    epochs: float | None
     expected_accuracy: float | None
     reason: str
 
+    @property
+    def tta(self) -> str:
+        return self.dials["tta"]
+
+    @property
+    def uncertain_share(self) -> float:
+        return self.dials["uncertain_share"]
+
     def lines(self) -> list[str]:
         """What was chosen and why, for a person."""
-        net = f"widths {'/'.join(map(str, self.widths))}, depth {self.depth}"
-        pixels = ",".join(map(str, self.resolutions))
-        expected = "" if self.expected_accuracy is None else f"; about {100 * self.expected_accuracy:.1f} % expected"
+        depth = f", depth {self.dials['model.depth']}" if "model.depth" in self.dials else ""
+        net = f"widths {_listed(self.dials['model.widths'], '/')}{depth}"
+        pixels, cutout = _listed(self.dials["resolutions"], ","), self.dials["augment.cutout"]
+        epochs = "" if self.epochs is None else f", about {rounded(self.epochs, 2)} epochs"
+        expected = "" if self.expected_accuracy is None else f"; about {percent(self.expected_accuracy, 1)} expected"
         return [
-            f"plan  {net}, batch {self.batch_size}, {pixels} pixels, cutout {self.cutout}{expected}",
-            f"why  {self.reason}; compile {self.compile}, views at test {self.tta}",
+            f"plan  {net}, batch {self.dials['batch_size']}, {pixels} pixels, cutout {cutout}{epochs}{expected}",
+            f"why  {self.reason}; compile {self.dials['compile']}, views at test {self.tta}",
         ]
 
     def apply(self, config: Config) -> Config:
         """`config` with every open choice filled in."""
-        model = replace(config.model, widths=self.widths, depth=self.depth)
-        augment = replace(config.augment, cutout=self.cutout)
-        return replace(
-            config,
-            model=model,
-            augment=augment,
-            optim=replace(config.optim, lr=self.lr),
-            resolutions=self.resolutions,
-            batch_size=self.batch_size,
-            tta=self.tta,
-            uncertain_share=self.uncertain_share,
-            compile=self.compile,
-        )
+        return override(config, dict(self.dials))
+
+    def plain(self) -> dict[str, Any]:
+        """The plan as JSON values, for the record."""
+        dials = {name: list(value) if isinstance(value, tuple) else value for name, value in self.dials.items()}
+        return {
+            **dials,
+            "epochs": self.epochs,
+            "expected_accuracy": self.expected_accuracy,
+            "reason": self.reason,
+        }
 
 
-def table() -> list[Rung]:
-    """The measured rungs, from package data."""
-    text = resources.files("speedrun").joinpath("planner.json").read_text(encoding="utf-8")
-    return [_rung(plain) for plain in json.loads(text)["rungs"]]
+@dataclass(frozen=True)
+class _Offer:
+    """What a net promises: expected accuracy of 1, training operations that fit, test views, compile mode."""
+
+    expected: float
+    flops: float
+    rung: Rung
+    tta: str
+    compile: str
 
 
-def _rung(plain: dict) -> Rung:
-    points = sorted((Point(point["flops"], point["accuracy"]) for point in plain["points"]), key=lambda p: p.flops)
-    return Rung(
-        widths=tuple(plain["widths"]),
-        depth=plain["depth"],
-        resolutions=tuple(plain["resolutions"]),
-        batch_size=plain["batch_size"],
-        cutout=plain["cutout"],
-        lr=plain["lr"],
-        speed=plain["speed"],
-        forward_flops=plain["forward_flops"],
-        measured=plain["measured"],
-        source=plain["source"],
-        points=tuple(points),
-    )
+def choose(config: Config, situation: Situation, seconds: float | None, *, rungs: Sequence[Rung] | None = None) -> Plan:
+    """Fill in what `config` leaves open. seconds: for calibrating, training and evaluating, None without a deadline.
 
-
-def choose(
-    config: Config,
-    *,
-    device: str,
-    seconds: float | None,
-    probe_flops: float,
-    image_size: int,
-    images: int,
-    scored: int,
-    known: bool = True,
-    rungs: Sequence[Rung] | None = None,
-) -> Plan:
-    """Fill in what `config` leaves open.
-
-    device: "cpu", "cuda" or another of torch's types. seconds: for training and evaluating, None without a deadline.
-    probe_flops: operations a second that the probe reached here. image_size: side of the images in pixels.
-    images, scored: number of training images and of images to evaluate. known: whether the table's accuracies are of
-    this dataset; else nothing is promised.
-    Raises UsageError where resolutions, cutout or translate do not fit the images, or SGD has no rate.
+    Raises UsageError where resolutions, cutout or translate do not fit the images, or SGD or AdamW have no rate.
     """
-    chosen_rate = config.optim.filters == "muon" or config.optim.lr is not None
-    require(chosen_rate, "optim.filters=sgd needs optim.lr: the table's rates are Muon's")
-    rungs = table() if rungs is None else rungs
+    filters, rate = config.optim.filters, config.optim.lr
+    require(
+        filters == "muon" or rate is not None, f"optim.filters={filters} needs optim.lr: the table's rates are Muon's"
+    )
+    candidates, trusted = _candidates(config, situation, choices(config) if rungs is None else rungs)
+    epochs = expected = None
+    flops = math.inf
     if seconds is None:
-        rung, tta, expected = [rung for rung in rungs if rung.measured][-1], "full", None
-        reason = "no deadline: the widest net that was measured"
+        rung, tta, mode = ([rung for rung in candidates if rung.measured] or candidates)[-1], "full", "off"
+        reason = f"no deadline: the widest net; {rung.source}"
     else:
-        offers = [
-            # A larger image costs by its area.
-            _offer(rung, tta, _speed(rung, device, probe_flops) * (32 / image_size) ** 2, seconds, scored)
-            for rung in rungs
-            for tta in ("full", "none")
-        ]
-        expected, flops, rung, tta = max(offers, key=lambda offer: offer[0])
-        reason = f"{flops / 1e12:.3g} TFLOP of training fit; {rung.source}"
-    if (config.model.widths or rung.widths, config.model.depth or rung.depth) != (rung.widths, rung.depth):
-        expected, reason = None, "net as asked"
-    if not known or _overridden(config):
-        expected = None
-    cutout = round(rung.cutout * image_size / 32) if config.augment.cutout is None else config.augment.cutout
-    resolutions = config.resolutions or tuple(
-        max(round(size * image_size / 32), SMALLEST_SIDE) for size in rung.resolutions
-    )
-    share = UNCERTAIN_SHARE if config.tta == "auto" else 1.0
-    _check_sizes(resolutions, cutout, config.augment.translate, image_size)
-    return Plan(
-        widths=config.model.widths or rung.widths,
-        depth=config.model.depth or rung.depth,
-        resolutions=resolutions,
-        batch_size=min(config.batch_size or rung.batch_size, images),
-        cutout=cutout,
-        lr=rung.lr if config.optim.lr is None else config.optim.lr,
-        tta=tta if config.tta == "auto" else config.tta,
-        uncertain_share=share if config.uncertain_share is None else config.uncertain_share,
-        compile=_compile_mode(config, device, seconds),
-        expected_accuracy=expected,
-        reason=reason,
-    )
+        offer = _best_offer(config, candidates, situation, seconds)
+        rung, tta, mode, flops = offer.rung, offer.tta, offer.compile, offer.flops
+        fit = offer.flops / _epoch_flops(rung, situation.images)
+        epochs = min(fit, _most_epochs(config, rung, situation.images)) if trusted else None
+        expected = offer.expected if trusted and situation.known else None
+        reason = f"{offer.flops / 1e12:.3g} TFLOP of training fit; {rung.source}"
+    dials = rung.dials_for(situation.image_size, situation.images, flops)
+    dials = {name: value if get(config, name) is None else get(config, name) for name, value in dials.items()}
+    dials["batch_size"] = min(dials["batch_size"], situation.images)
+    dials["tta"] = tta if config.tta == "auto" else config.tta
+    dials["uncertain_share"] = _share(config)
+    dials["compile"] = mode if config.compile == "auto" else config.compile
+    _check_sizes(dials, config.augment.translate, situation.image_size)
+    if not trusted:
+        reason = f"{rung.source if rung.batches else 'dials as asked'}, of which the table knows nothing"
+    return Plan(dials, epochs, expected, reason)
 
 
-def _check_sizes(resolutions: Sequence[int], cutout: int, translate: int, image_size: int) -> None:
+def seconds_for(
+    config: Config, situation: Situation, accuracy: float, *, rungs: Sequence[Rung] | None = None
+) -> float | None:
+    """The fewest seconds of calibrating, training and evaluating that are expected to reach `accuracy`, to 0.1 %.
+
+    None where no net that `config` allows is known to reach it. Raises UsageError where nothing can be expected: of
+    other images than CIFAR-10's, or of dials that the table does not know.
+    """
+    rungs = choices(config) if rungs is None else rungs
+    candidates, trusted = _candidates(config, situation, rungs)
+    require(trusted and situation.known, "a target needs CIFAR-10 and dials that the planner knows: leave them to it")
+
+    def reached(seconds: float) -> bool:
+        # A hair less will do: 0.93 + 0.001 is more than 0.931.
+        return _best_offer(config, candidates, situation, seconds).expected >= accuracy - 1e-9
+
+    low, high = least_seconds(config, situation, rungs), _FOREVER
+    if not reached(high):
+        return None
+    if reached(low):
+        return low
+    while high > 1.001 * low:
+        middle = math.sqrt(low * high)
+        if reached(middle):
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def reach(config: Config, situation: Situation, *, rungs: Sequence[Rung] | None = None) -> tuple[float, float]:
+    """The highest accuracy that any net which `config` allows is known to reach, and the seconds that it takes here.
+
+    Raises UsageError as `seconds_for` does.
+    """
+    rungs = choices(config) if rungs is None else rungs
+    highest = _best_offer(config, _candidates(config, situation, rungs)[0], situation, _FOREVER).expected
+    seconds = seconds_for(config, situation, highest, rungs=rungs)
+    assert seconds is not None
+    return highest, seconds
+
+
+def least_seconds(config: Config, situation: Situation, rungs: Sequence[Rung] | None = None) -> float:
+    """Seconds below which no net that `config` allows can be timed at a size, trained for a step and evaluated."""
+
+    def least_flops(rung: Rung) -> float:
+        calibration = situation.calibration_flops(rung, [min(rung.dials["resolutions"])])
+        return calibration + (3 * rung.dials["batch_size"] + situation.scored) * rung.forward_flops
+
+    candidates, _ = _candidates(config, situation, choices(config) if rungs is None else rungs)
+    return min(least_flops(rung) / situation.speed(rung) for rung in candidates)
+
+
+def _candidates(config: Config, situation: Situation, rungs: Sequence[Rung]) -> tuple[Sequence[Rung], bool]:
+    """The rungs that agree with what `config` sets, and whether their accuracies hold for it; all, if none agrees."""
+
+    def agrees(rung: Rung) -> bool:
+        dials = rung.dials_for(situation.image_size, situation.images)
+        return all(get(config, name) in (None, value) for name, value in dials.items())
+
+    agreeing = [rung for rung in rungs if agrees(rung)]
+    free = set(rungs[0].dials)
+    matters = (name for name in leaf_names(Config) if name.startswith(_MATTERS) and name not in free)
+    trusted = bool(agreeing) and all(get(config, name) == get(Config(), name) for name in matters)
+    return agreeing or rungs, trusted
+
+
+def _best_offer(config: Config, rungs: Iterable[Rung], situation: Situation, seconds: float) -> _Offer:
+    """The highest promise for `seconds`: of every net, in every compile mode and with all test views that are open."""
+    modes = ["off", *COMPILING.get(situation.device, {})] if config.compile == "auto" else [config.compile]
+    views = ["full", "none"] if config.tta == "auto" else [config.tta]
+    offers = (_offer(config, rung, tta, mode, situation, seconds) for mode in modes for rung in rungs for tta in views)
+    return max(offers, key=lambda offer: offer.expected)
+
+
+def _offer(config: Config, rung: Rung, tta: str, mode: str, situation: Situation, seconds: float) -> _Offer:
+    spent, speed = 0.0, situation.speed(rung)
+    compiling = COMPILING.get(situation.device, {}).get(mode)
+    if compiling is not None:
+        name = code_name(config.model, rung.dials_for(situation.image_size, situation.images), mode)
+        spent = compiling.warm_seconds if name in situation.compiled else compiling.cold_seconds
+        speed *= compiling.gain
+    share = _share(config)
+    seen = 1 + share * (VIEWS[tta] - 1)
+    lost = VIEWS_GAIN * max(0.0, 1 - share / UNCERTAIN_SHARE) if tta == "full" else VIEWS_GAIN
+    whole = speed * (seconds - spent)
+    calibration = min(situation.calibration_flops(rung, rung.dials["resolutions"]), CALIBRATION_SHARE * whole)
+    flops = whole - calibration - seen * situation.scored * rung.forward_flops
+    if flops <= 0:
+        return _Offer(0.0, 0.0, rung, tta, mode)
+    used = min(flops, _most_epochs(config, rung, situation.images) * _epoch_flops(rung, situation.images))
+    return _Offer(max(0.0, rung.expected(used) - lost), flops, rung, tta, mode)
+
+
+def _share(config: Config) -> float:
+    """The share of the scored images that get further views."""
+    if config.uncertain_share is not None:
+        return config.uncertain_share
+    return UNCERTAIN_SHARE if config.tta == "auto" else 1.0
+
+
+def _most_epochs(config: Config, rung: Rung, images: int) -> float:
+    """The epochs to which `config` limits the training of a net, by epochs or by steps; infinite where it does not."""
+    limits = [] if config.epochs is None else [config.epochs]
+    if config.steps is not None:
+        batch_size = config.batch_size or rung.dials["batch_size"]
+        limits.append(config.steps * min(batch_size, images) / images)
+    return min(limits, default=math.inf)
+
+
+def _epoch_flops(rung: Rung, images: int) -> float:
+    """Operations of an epoch of training, about: three forward passes an image, each resolution by its area."""
+    sides = rung.dials["resolutions"]
+    return 3 * images * rung.forward_flops * sum((side / sides[-1]) ** 2 for side in sides) / len(sides)
+
+
+def _check_sizes(dials: Mapping[str, Any], translate: int, image_size: int) -> None:
     """Raise UsageError for what images of `image_size` pixels cannot give."""
-    shown = ",".join(map(str, resolutions))
+    resolutions, cutout = dials["resolutions"], dials["augment.cutout"]
+    shown = _listed(resolutions, ",")
     require(max(resolutions) <= image_size, f"resolutions {shown} are more than the images' {image_size} pixels")
     require(cutout <= image_size, f"augment.cutout {cutout} is more than the images' {image_size} pixels")
     require(translate < image_size, f"augment.translate {translate} does not fit images of {image_size} pixels")
 
 
-def least_seconds(device: str, probe_flops: float, scored: int, rungs: Sequence[Rung] | None = None) -> float:
-    """Seconds below which no net can be calibrated, trained for a step and evaluated. Units as in `choose`."""
-    rungs = table() if rungs is None else rungs
-    steps = 2 * 3 + 1  # two to calibrate at each of three resolutions, one to train
-    return min(
-        (3 * steps * rung.batch_size + scored) * rung.forward_flops / _speed(rung, device, probe_flops)
-        for rung in rungs
-    )
-
-
-def _speed(rung: Rung, device: str, probe_flops: float) -> float:
-    """Operations a second of a net. How nets differ from the probe is known of CPUs alone."""
-    return probe_flops * (rung.speed if device == "cpu" else 1.0)
-
-
-def _overridden(config: Config) -> bool:
-    """Whether a dial on which the table's accuracies depend was set by hand."""
-    augment, optim = AugmentConfig(cutout=config.augment.cutout), OptimConfig(lr=config.optim.lr)
-    dials = (config.batch_size, config.resolutions, config.augment.cutout, config.optim.lr)
-    return any(dial is not None for dial in dials) or (config.augment, config.optim) != (augment, optim)
-
-
-def _offer(rung: Rung, tta: str, speed: float, seconds: float, scored: int) -> tuple[float, float, Rung, str]:
-    """(expected accuracy, training operations that fit, rung, tta) at `speed` operations a second."""
-    seen = 1 + UNCERTAIN_SHARE * (FULL_VIEWS - 1) if tta == "full" else 1.0
-    flops = speed * seconds - seen * scored * rung.forward_flops
-    gain = 0.0 if tta == "full" else -VIEWS_GAIN
-    return (rung.expected(flops) + gain if flops > 0 else 0.0, flops, rung, tta)
-
-
-def _compile_mode(config: Config, device: str, seconds: float | None) -> str:
-    """Compilation takes up to a minute for three resolutions and gains a fifth on a GPU; on a CPU eager was faster."""
-    if config.compile != "auto":
-        return config.compile
-    if device != "cuda" or seconds is None or seconds < 240:
-        return "off"
-    return "default"
+def _listed(numbers: Iterable[int], separator: str) -> str:
+    return separator.join(map(str, numbers))

@@ -1,39 +1,44 @@
 """Runs, from a config to files on disk. Imports no torch: data is read in a thread while torch is being imported."""
 
 import os
-import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from speedrun import data, files, recipes
 from speedrun import folder as folders
 from speedrun import screen as screens
+from speedrun.background import Background
 from speedrun.clock import Clock, Ledger
-from speedrun.config import Config, to_dict
+from speedrun.config import Config
 from speedrun.errors import SpeedrunError
 from speedrun.outcome import Outcome
 from speedrun.signals import Interrupted, Signals
 from speedrun.watchdog import HOPELESS_SECONDS, REFUSAL_SECONDS, Watchdog
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from speedrun.machine import Machine
+    from speedrun.snapshot import Snapshot
 
 # A silent connection is given up after 30 s; until then nothing is reported.
 FETCH_PATIENCE_SECONDS = 60.0
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True)
 class Result:
-    """How a run ended. record: the object in result.json. folder: what it left, None after a dry run."""
+    """How a run ended. record: the object in result.json. folder: what it left, None after a dry run.
+
+    logits: of the scored images, float32 (N, classes) on the CPU; None if they were not scored.
+    """
 
     record: dict[str, Any]
     folder: Path | None
     exit_code: int = 0
+    logits: "Tensor | None" = field(default=None, compare=False, repr=False)
 
     @property
     def accuracy(self) -> float | None:
@@ -59,8 +64,13 @@ def run_all(config: Config, *, start: float, screen: screens.Screen, watchdog: W
     A later run is charged what the first spent on starting, on reading the data and on compiling.
     """
     with Signals() as signals:
-        launch = _Launch(config, screen, signals, watchdog, Clock(config.budget, start=start), Ledger(start))
-        loading = _Background(launch.load)
+        launch = Launch(config, screen, signals, watchdog, Clock(config.budget, start=start), Ledger(start))
+        try:
+            launch.take_up()
+        except Interrupted:  # there is as much to resume as before
+            return [Result({}, None, signals.exit_code)]
+        config = launch.config
+        loading = Background(launch.load)
         results: list[Result] = []
         for number in range(config.runs):
             try:
@@ -78,32 +88,8 @@ def run_all(config: Config, *, start: float, screen: screens.Screen, watchdog: W
     return results
 
 
-class _Background(Generic[T]):
-    """A function that runs in a thread; `result` waits for it and raises what it raised."""
-
-    def __init__(self, function: Callable[[], T]) -> None:
-        self._function = function
-        self._value: T | None = None
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._value = self._function()
-        except BaseException as error:
-            self._error = error
-
-    def result(self) -> T:
-        while self._thread.is_alive():
-            self._thread.join(0.1)  # a join without timeout would keep signals waiting on some systems
-        if self._error is not None:
-            raise self._error
-        return self._value  # type: ignore[return-value]
-
-
 @dataclass
-class _Launch:
+class Launch:
     """Starts sessions: what they share, and what each later one is charged."""
 
     config: Config
@@ -115,7 +101,26 @@ class _Launch:
     machine: "Machine | None" = None
     first_phases: dict[str, float] | None = None
     out: Path | None = None
+    write_seconds: float = 0.0
+    keeps: bool = True  # checkpoints
     transferred: float = 0.0
+    resumed: "Snapshot | None" = None
+
+    def __post_init__(self) -> None:
+        # Whether there is so little time that the run can only be refused.
+        self.scant = self.clock.remaining() < HOPELESS_SECONDS
+
+    def take_up(self) -> None:
+        """Where a run is to be resumed, read its checkpoint: the config is in it, and the time that is left."""
+        if self.config.resume is None:
+            return
+        from speedrun import resume
+
+        self.config, self.resumed = resume.take_up(self.config, self.clock, self.ledger)
+        if self.resumed.note:
+            self.screen.warn(self.resumed.note)
+        self.scant = self.clock.remaining() < HOPELESS_SECONDS
+        self._guard()
 
     def load(self) -> data.Dataset:
         """Read the data, fetching it if need be."""
@@ -132,22 +137,25 @@ class _Launch:
 
             return data.load(self.config.dataset, data_dir=self.config.data_dir, on_fetch=on_fetch)
 
-    def run(self, number: int, loading: _Background[data.Dataset]) -> Result:
+    def run(self, number: int, loading: Background[data.Dataset]) -> Result:
         config = replace(self.config, seed=self.config.seed + number, runs=1)  # what is saved repeats this run alone
         if number > 0:
             self._restart()
         folder = None if config.dry_run else self._folder(config)
         outcome = Outcome()
+        if self.resumed is not None:
+            outcome.go_on(self.resumed.state["outcome"])
         try:
-            with folders.claimed(folder, config):
+            with folders.claimed(folder, config, resuming=self.resumed is not None) as self.write_seconds:
                 return self._attempt(config, outcome, folder, loading)
         except Interrupted:  # in the moment of claiming: nothing is there to be kept
             return Result({}, None, self.signals.exit_code)
 
     def _attempt(
-        self, config: Config, outcome: Outcome, folder: Path | None, loading: _Background[data.Dataset]
+        self, config: Config, outcome: Outcome, folder: Path | None, loading: Background[data.Dataset]
     ) -> Result:
         """A run in its claimed folder, which gets a record however the run ends."""
+        steps = outcome.steps
         try:
             self._leave_if_stopped(folder, config, outcome)
             return self._run(config, outcome, folder, loading)
@@ -155,6 +163,8 @@ class _Launch:
             record = self._unfinished("interrupted", config, outcome, folder)
             return Result(record, folder, self.signals.exit_code)
         except SpeedrunError:
+            if outcome.steps > steps:  # before the first step there is nothing to keep
+                self._unfinished("failed", config, outcome, folder)
             raise
         except Exception:  # a fault of ours or of the machine: its evidence stays
             self._unfinished("failed", config, outcome, folder)
@@ -162,52 +172,57 @@ class _Launch:
 
     def _unfinished(self, status: str, config: Config, outcome: Outcome, folder: Path | None) -> dict[str, Any]:
         outcome.status = status
-        record = outcome.record(config, self.clock, self.ledger)
+        record = files.sealed(outcome.record(config, self.clock, self.ledger))
         if folder:
-            self._saved(lambda: files.write_json(folder / "result.json", record))
+            self.saved(lambda: files.write_json(folder / "result.json", record))
         return record
 
-    def _run(self, config: Config, outcome: Outcome, folder: Path | None, loading: _Background[data.Dataset]) -> Result:
-        if self.machine is None:
-            self.machine = self._open(loading)
-        outcome.machine = self.machine
+    def _run(self, config: Config, outcome: Outcome, folder: Path | None, loading: Background[data.Dataset]) -> Result:
+        outcome.machine = machine = self.machine or self.open(loading)
         from speedrun.session import Session
 
         session = Session(
             config=config,
-            machine=self.machine,
+            machine=machine,
             clock=self.clock,
             ledger=self.ledger,
             screen=self.screen,
             signals=self.signals,
             outcome=outcome,
             folder=folder,
-            may_settle_threads=self._may_settle_threads() and self.machine.choice.device.type == "cpu",
+            may_settle_threads=self._may_settle_threads() and machine.choice.device.type == "cpu",
             charge=self._charge,
+            write_seconds=self.write_seconds,
+            keeps=self.keeps,
+            resumed=self.resumed,
         )
         for line in session.choose_plan().lines():
             self.screen.note(line)
         if folder is None:
-            return Result({"plan": to_dict(session.plan)}, None)
+            return Result({"plan": session.plan.plain()}, None)
         session.prepare()
         self.first_phases = self.first_phases or self.ledger.snapshot()
         self._guard()
         self._leave_if_stopped(folder, session.config, outcome)
         session.train()
         self._leave_if_stopped(folder, session.config, outcome)
-        saved = self._saved(session.save_model)
+        saved = self.saved(session.save_model)
         session.evaluate()
+        saved &= self.saved(session.settle)
         record = session.finish()
-        saved &= self._saved(lambda: session.save_record(record))
+        saved &= self.saved(lambda: session.save_record(record))
         self.screen.summary(record, folder if saved else None)
+        if (folder / folders.NEWEST).exists():
+            self.screen.note(f"go on  python -m speedrun --resume {folder}")
         codes = {"interrupted": self.signals.exit_code, "timeout": 1}
-        return Result(record, folder, codes.get(outcome.status, 0 if saved else 1))
+        return Result(record, folder, codes.get(outcome.status, 0 if saved else 1), session.logits)
 
     def _may_settle_threads(self) -> bool:
         """Without a deadline a run must repeat to the bit, so nothing measured may decide on the threads."""
-        return self.clock.deadline is not None and "OMP_NUM_THREADS" not in os.environ
+        timed = self.clock.deadline is not None or self.config.target is not None
+        return timed and "OMP_NUM_THREADS" not in os.environ
 
-    def _saved(self, save: Callable[[], None]) -> bool:
+    def saved(self, save: Callable[[], None]) -> bool:
         """Whether saving went well. A full disk must not cost the result: it still goes to the screen and to stdout."""
         try:
             save()
@@ -230,10 +245,12 @@ class _Launch:
 
     def _guard(self, patience: float = 0.0) -> None:
         """Tell the watchdog the deadline, `patience` seconds later than the clock's."""
-        if self.machine is None and self.config.budget is not None and self.config.budget < HOPELESS_SECONDS:
+        if self.machine is None and self.scant:
             patience += REFUSAL_SECONDS  # it will be refused, which takes longer than the budget itself
         if self.watchdog and self.clock.deadline is not None:
             self.watchdog.extend(self.clock.deadline + patience)
+        elif self.watchdog:  # what was resumed has no deadline
+            self.watchdog.stop()
 
     def _restart(self) -> None:
         """A clock and a ledger of its own for the next run, with the first one's start-up already on them."""
@@ -254,11 +271,12 @@ class _Launch:
             self.clock.charge(missing)
             self.ledger.charge(phase, missing)
 
-    def _open(self, loading: _Background[data.Dataset]) -> "Machine":
-        _check_kernels()
-        from speedrun import compiler, device
+    def open(self, loading: Background[data.Dataset]) -> "Machine":
+        """Choose the device and put the data on it."""
+        from speedrun import compiler, device, memory
         from speedrun.machine import open_machine
 
+        device.check_kernels()
         compiler.use_cache(data.default_cache_dir())
         choice = device.choose(self.config.device, self.config.dtype)
         device.prepare(choice.device)
@@ -272,17 +290,17 @@ class _Launch:
         if dataset.name == "synthetic":
             why = f"{dataset.reason}. " if dataset.reason else ""
             self.screen.banner("SYNTHETIC data", f"{why}Accuracies say nothing about CIFAR-10.")
-        machine = open_machine(choice, dataset, holdout=self.config.holdout, settle_threads=self._may_settle_threads())
-        for line in machine.lines():
+        threads = self._may_settle_threads()
+        config = self.config
+        with memory.room_for("the training images", choice.device):
+            self.machine = open_machine(
+                choice,
+                dataset,
+                holdout=config.holdout,
+                fold=config.holdout_fold,
+                validates=config.validation.times > 0,
+                settle_threads=threads,
+            )
+        for line in self.machine.lines():
             self.screen.note(line)
-        return machine
-
-
-def _check_kernels() -> None:
-    """Raise SpeedrunError where another package of the name hides our `kernels`."""
-    import kernels
-
-    ours = Path(__file__).resolve().parents[1] / "kernels"
-    found = [Path(place).resolve() for place in kernels.__path__]
-    if ours not in found:
-        raise SpeedrunError(f"another package named kernels, in {found[0]}, hides ours: start in the checkout instead")
+        return self.machine

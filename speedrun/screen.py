@@ -84,6 +84,9 @@ class Screen:
     def runs_summary(self, accuracies: Sequence[float]) -> None:
         """The end of several runs: the accuracy of each, as fractions of 1."""
 
+    def report(self, title: str, lines: Sequence[str]) -> None:
+        """The end of a job: what came of it, in lines as they are to be seen."""
+
     def close(self) -> None:
         """Give the terminal back. A second call does nothing."""
 
@@ -144,6 +147,9 @@ class LineScreen(Screen):
 
     def runs_summary(self, accuracies: Sequence[float]) -> None:
         self._rows("all runs", runs_rows(accuracies))
+
+    def report(self, title: str, lines: Sequence[str]) -> None:
+        _print(self._stream, "\n".join(["", title, *(f"  {line}" for line in lines)]))
 
     def _wait(self, remaining_seconds: float | None) -> None:
         total = self.total_seconds or (self.elapsed() + (remaining_seconds or 0.0))

@@ -7,27 +7,27 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from torch import Tensor
 
-from speedrun import checkpoint, models, planner
+from speedrun import checkpoint, compilation, compiler, memory, metrics, models, planner, scores, snapshot
 from speedrun.calibrate import Costs, calibrate
 from speedrun.clock import Clock, Ledger
 from speedrun.config import Config, to_dict
-from speedrun.device import Window
-from speedrun.errors import UsageError
+from speedrun.errors import BudgetError, SpeedrunError, UsageError
 from speedrun.evaluate import accuracy, views
-from speedrun.files import write_json
+from speedrun.files import sealed, write_json
 from speedrun.governor import Governor
-from speedrun.loop import Report, train
 from speedrun.machine import Machine
-from speedrun.methods.plain import PlainStep
-from speedrun.metrics import MetricsWriter
 from speedrun.outcome import Outcome
 from speedrun.pacer import Pacer
-from speedrun.schedule import one_cycle
-from speedrun.screen import Progress, Screen
+from speedrun.pressure import Pressure
+from speedrun.screen import Screen
 from speedrun.signals import Interrupted, Signals
-from speedrun.stream import Stream
+from speedrun.snapshot import Snapshot
+from speedrun.summary import percent
 from speedrun.trainee import Trainee, build
+from speedrun.training import Training
+from speedrun.validation import Validator
 from speedrun.watchdog import MARGIN
 
 # Seconds between the last file and the deadline: the process must also be gone by then, before its watchdog acts.
@@ -43,7 +43,10 @@ class Session:
     """One run: `choose_plan`, `prepare`, `train`, `save_model`, `evaluate`, `finish`, `save_record`, once each.
 
     may_settle_threads: whether the CPU's thread count may follow what other processes leave.
+    write_seconds: what a small file took to reach the disk. keeps: whether checkpoints are
+    written. resumed: the one to go on from, if any.
     charge(phase): bring a phase up to what the first run of this process spent on it.
+    logits: of the scored images, once they are.
     """
 
     config: Config
@@ -56,39 +59,57 @@ class Session:
     folder: Path | None
     may_settle_threads: bool
     charge: Callable[[str], None]
+    write_seconds: float = 0.0
+    keeps: bool = True
+    resumed: Snapshot | None = None
 
     plan: planner.Plan = field(init=False)
     trainee: Trainee = field(init=False)
     costs: Costs = field(init=False)
     pacer: Pacer = field(init=False)
-    step: PlainStep = field(init=False)
-    stream: Stream = field(init=False)
+    training: Training = field(init=False)
+    validator: Validator | None = field(init=False, default=None)
+    logits: Tensor | None = field(init=False, default=None)
+    pressure: Pressure = field(init=False, default_factory=Pressure)
 
     def choose_plan(self) -> planner.Plan:
         """Fill in what the config leaves open, from the seconds that are left. UsageError where they cannot suffice."""
-        machine, seconds = self.machine, self.clock.remaining()
-        device, speed, after = machine.choice.device.type, machine.flops_per_second, SAVE_SECONDS + END_MARGIN
-        least = planner.least_seconds(device, speed, machine.scored_count) + after
-        if seconds < least:
+        machine, after = self.machine, SAVE_SECONDS + END_MARGIN
+        situation = machine.situation()
+        least = planner.least_seconds(self.config, situation) + after
+        if self.clock.remaining() < least:
             self._refuse(least)
-        self.plan = planner.choose(
-            self.config,
-            device=device,
-            seconds=None if math.isinf(seconds) else seconds - after,
-            probe_flops=speed,
-            image_size=machine.image_size,
-            images=len(machine.train_images),
-            scored=machine.scored_count,
-            known=machine.dataset.name == "cifar10",
-        )
+        trained = self.ledger.snapshot()["train"]  # by the run that is resumed
+        seconds = self.clock.remaining() - after + trained
+        if self.config.target is not None and self.resumed is None:
+            seconds = self._seconds_for_target(self.config.target, situation, seconds)
+        self.plan = planner.choose(self.config, situation, None if math.isinf(seconds) else seconds)
         self.config = self.plan.apply(self.config)
         self.outcome.plan = self.plan
         return self.plan
+
+    def _seconds_for_target(self, target: float, situation: planner.Situation, seconds: float) -> float:
+        """Seconds after which `target` is expected. UsageError where that is never, or later than in `seconds`."""
+        needed = planner.seconds_for(self.config, situation, target + planner.TARGET_MARGIN)
+        around = self.clock.elapsed() + SAVE_SECONDS + END_MARGIN
+        if needed is None:
+            highest, most = planner.reach(self.config, situation)
+            raise UsageError(
+                f"no net that the planner knows reaches {percent(target)}: "
+                f"the highest is {percent(highest - planner.TARGET_MARGIN)}, in about {math.ceil(around + most):,} s"
+            )
+        if needed > seconds:
+            total, given = math.ceil(around + needed), self.clock.seconds
+            raise UsageError(f"{percent(target)} takes about {total:,} s here, more than {given:g} s")
+        self.screen.note(f"target  {percent(target)}, expected in about {math.ceil(around + needed):,} s")
+        return needed
 
     def prepare(self) -> None:
         """Build the net, compile it where that pays, and calibrate. Raises UsageError where the budget is too small."""
         self.enter("build")
         self.trainee = build(self.config, self.machine)
+        if self.resumed is not None and self.resumed.state["data"] != self.trainee.images_seen():
+            raise SpeedrunError("the run that is resumed was trained on other images: name them by --dataset")
         self.outcome.threads = torch.get_num_threads()
         self.outcome.parameters = models.parameters(self.trainee.net)
         if self.config.compile != "off":
@@ -96,22 +117,38 @@ class Session:
             self.outcome.compile_warm, problem = self.trainee.compile(COMPILE_SHARE * self.clock.remaining())
             if problem:
                 self.screen.warn(problem)
+            else:
+                name = compilation.code_name(self.config.model, self.plan.dials, self.config.compile)
+                compiler.remember(self.machine.description["name"], name)
             self.charge("compile")
         self.enter("calibrate")
-        self.costs = calibrate(self.trainee, self.clock)
+        self.costs = memory.retry(lambda: calibrate(self.trainee, self.clock), self._take_smaller_batch)
         self.charge("calibrate")
-        self.pacer = Pacer(self.trainee.resolutions, self.costs.step, max_steps=self.config.steps)
+        self.pacer = Pacer(self.trainee.resolutions, self.costs.step, max_steps=self._max_steps())
         self._check_budget()
+
+    def _max_steps(self) -> int | None:
+        """The steps that the config allows: by number, by epochs, or by what its target is expected to take."""
+        limits = [] if self.config.steps is None else [self.config.steps]
+        planned = None if self.config.target is None else self.plan.epochs  # however fast the machine turns out to be
+        for epochs in (self.config.epochs, planned):
+            if epochs is not None:
+                limits.append(max(1, round(epochs * self.trainee.stream().batches_per_epoch)))
+        return min(limits, default=None)
 
     def reserve(self) -> float:
         """Seconds to keep for evaluating and saving, on a machine as slow as it is now."""
         seen = 1 + self.plan.uncertain_share * (views(self.plan.tta) - 1)
-        evaluation = EVALUATION_MARGIN * seen * self.costs.view * max(1.0, self.pacer.slowdown)
-        return evaluation + self._save_seconds() + END_MARGIN
+        validation = self.validator.seconds_left if self.validator else 0.0
+        evaluation = EVALUATION_MARGIN * (seen * self.costs.view + validation) * max(1.0, self.pacer.slowdown)
+        return evaluation + self._save_seconds() + END_MARGIN + self.pressure.exit_seconds()
 
     def _save_seconds(self) -> float:
-        """Seconds that writing the weights and the record may take, on a disk of 200 MB/s."""
-        return SAVE_SECONDS + 4 * (self.outcome.parameters or 0) / 200e6
+        """Seconds that writing the weights and the record may take, on a disk of 200 MB/s, or as slow as it has shown.
+
+        Claiming the folder wrote one small file; weights, config and record are three.
+        """
+        return SAVE_SECONDS + 4 * (self.outcome.parameters or 0) / 200e6 + 3 * self.write_seconds
 
     def _check_budget(self) -> None:
         first_step = self.costs.step[self.trainee.resolutions[0]]
@@ -119,66 +156,80 @@ class Session:
             self._refuse(self.reserve() + 2 * first_step)
 
     def _refuse(self, more_seconds: float) -> NoReturn:
-        least = math.ceil(1.1 * (self.clock.elapsed() + more_seconds))
-        raise UsageError(f"{self.clock.seconds:g} s are too few here: --seconds {least} is the least that works")
+        before = 0.0 if self.resumed is None else self.resumed.state["clock"]["elapsed"]
+        least = planner.LEAST_MARGIN * (self.clock.elapsed() - before + more_seconds)
+        given = f"{self.clock.seconds:g} s are too few here"
+        if self.resumed is not None:
+            given = f"{max(0.0, self.clock.remaining()):.1f} s are left, too few to go on"
+        raise BudgetError(f"{given}: --seconds {math.ceil(least)} is the least that works", least)
 
     def train(self) -> None:
         """Train to the end of the schedule or to a signal. The comparable clock starts here."""
-        self.enter("train")
-        began = self.clock.now()
-        governor = Governor(torch.get_num_threads()) if self.may_settle_threads else None
-        self.trainee.whiten()
-        self.step, self.stream = self.trainee.step(), self.trainee.stream()
-        total = self.pacer.plan(self.clock.remaining() - self.reserve())
-        self.screen.begin(self.clock.seconds, total, self.clock.elapsed())
-        self.signals.gentle = True
         assert self.folder is not None
-        with MetricsWriter(self.folder / "metrics.jsonl") as metrics:
-            finished = train(
-                self.step,
-                self.stream,
-                self.pacer,
-                self.clock,
-                reserve=self.reserve,
-                stop=lambda: self.signals.received is not None,
-                report=lambda report: self._after_step(report, metrics, governor),
-                window=Window(self.machine.choice.device),
-            )
-        if metrics.problem:
-            self.screen.warn(metrics.problem)
-        self.outcome.train_seconds = self.clock.now() - began
+        self.enter("train")
+        self.validator = self._validator()
+        self.training = self._training()
+        if self.resumed is None:
+            self.trainee.whiten()
+        else:
+            self.training.restore(self.resumed.model, self.resumed.state)
+            # From here the folder holds a run that goes on.
+            metrics.rewind(self.folder / "metrics.jsonl", self.pacer.steps)
+            (self.folder / "result.json").unlink(missing_ok=True)
+        self.signals.gentle = True
+        with metrics.MetricsWriter(self.folder / "metrics.jsonl") as writer:
+            finished = memory.retry(lambda: self.training.run(writer), self._take_smaller_batch)
+        if writer.problem:
+            self.screen.warn(writer.problem)
         self.outcome.status = "complete" if finished and self.signals.received is None else "interrupted"
 
-    def _after_step(self, report: Report, metrics: MetricsWriter, governor: Governor | None) -> None:
-        if governor is not None:
-            seconds = self.stream.batch_size / report.images_per_second
-            torch.set_num_threads(governor.observe(seconds / self.costs.step[self.pacer.resolution]))
-        self._show(report, metrics)
+    def _training(self) -> Training:
+        return Training(
+            self.trainee,
+            self.pacer,
+            self.clock,
+            self.ledger,
+            self.screen,
+            self.signals,
+            self.outcome,
+            reserve=self.reserve,
+            keep=self.folder if self.keeps else None,
+            governor=Governor(torch.get_num_threads()) if self.may_settle_threads else None,
+            validator=self.validator,
+        )
 
-    def _show(self, report: Report, metrics: MetricsWriter) -> None:
-        optim, elapsed = self.config.optim, self.clock.elapsed()
-        self.outcome.steps, self.outcome.epochs = report.step, report.epoch
-        self.outcome.images = report.step * self.stream.batch_size
-        shared: dict[str, Any] = {
-            "step": report.step,
-            "progress": report.progress,
-            "epoch": report.epoch,
-            "loss": report.loss,
-            "accuracy": report.accuracy,
-            "learning_rate": optim.filter_lr * one_cycle(report.progress, optim.warmup, optim.start_lr),
-            "images_per_second": report.images_per_second,
-        }
-        metrics.write(**shared, seconds=elapsed)
-        if self.screen.due():
-            remaining = self.clock.remaining()
-            self.screen.progress(
-                Progress(
-                    **shared,
-                    total_steps=report.step + report.steps_left,
-                    elapsed_seconds=elapsed,
-                    remaining_seconds=None if math.isinf(remaining) else remaining,
-                )
-            )
+    def _validator(self) -> Validator | None:
+        machine, config = self.machine, self.config.validation
+        if not config.times or machine.held_out is None:
+            return None
+        assert self.folder is not None
+        images, labels = machine.held_out
+        return Validator(
+            config,
+            self.trainee.evaluator(images),
+            labels,
+            image_seconds=self.costs.view / machine.scored_count,
+            seconds=self.clock.remaining() - self.reserve(),
+            path=self.folder / scores.FILE,
+        )
+
+    def _take_smaller_batch(self, asked: str) -> None:
+        """Halve the batch, for memory did not suffice. SpeedrunError where it is as small as it may be."""
+        before = self.trainee.batch_size
+        self.config, line = memory.smaller_batch(self.config, self.machine.choice.device, asked)
+        self.screen.warn(line)
+        self.trainee.resize(self.config)
+        if hasattr(self, "training"):
+            self.training.take_smaller_batches(before)
+
+    def settle(self) -> None:
+        """Leave a checkpoint to resume from if the run is not complete; remove all of them if it is."""
+        assert self.folder is not None
+        self.enter("save")
+        if self.outcome.status == "complete":
+            snapshot.remove(self.folder)
+        elif self.keeps and self.clock.remaining() > 2 * self.training.interval.cost + END_MARGIN:
+            self.training.keep(self.folder)
 
     def evaluate(self) -> None:
         """Score the final weights, once; nothing after an interruption, and no score where time or a signal forbids."""
@@ -200,7 +251,7 @@ class Session:
     def _score(self) -> None:
         began = self.clock.now()
         images, labels = self.machine.scored()
-        evaluator = self.trainee.evaluator(images, self.step.evaluated)
+        evaluator = self.trainee.evaluator(images, self.training.step.evaluated)
 
         def time_left() -> float:
             return self.clock.remaining() - SAVE_SECONDS - END_MARGIN
@@ -216,6 +267,7 @@ class Session:
             view_seconds=max(self.costs.view, self.clock.now() - began),
         )
         self.outcome.accuracy = accuracy(logits, labels)
+        self.logits = logits.cpu()
         assert self.outcome.train_seconds is not None
         self.outcome.train_seconds += self.clock.now() - began
 
@@ -226,7 +278,7 @@ class Session:
         normalization = self.trainee.normalization
         checkpoint.save(
             self.folder / "model.pt",
-            model=self.step.evaluated,
+            model=self.training.step.evaluated,
             config=to_dict(self.config),
             extra={
                 "mean": normalization.mean.tolist(),
@@ -238,14 +290,20 @@ class Session:
             },
         )
         # A repetition goes to a folder of its own.
-        write_json(self.folder / "config.json", {**to_dict(self.config), "out": None})
+        write_json(self.folder / "config.json", sealed({**to_dict(self.config), "out": None}))
 
     def finish(self) -> dict[str, Any]:
         """Close the books: the final record."""
-        self.enter("save")
-        if self.outcome.status == "complete" and self.clock.remaining() < 0:
-            self.outcome.status = "timeout"
-        return self.outcome.record(self.config, self.clock, self.ledger)
+        if self.outcome.status == "complete":
+            self.outcome.status = self._verdict()
+        return sealed(self.outcome.record(self.config, self.clock, self.ledger))
+
+    def _verdict(self) -> str:
+        """How a run ended that was trained and scored to its end."""
+        if self.clock.remaining() < 0:
+            return "timeout"
+        target, accuracy = self.config.target, self.outcome.accuracy
+        return "missed" if target is not None and (accuracy or 0.0) < target else "complete"
 
     def save_record(self, final: dict[str, Any]) -> None:
         """Write the record, the last file of a run."""

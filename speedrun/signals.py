@@ -8,7 +8,14 @@ from typing import Any
 
 
 class Interrupted(BaseException):
-    """Raised by a signal in a phase that cannot stop by itself. Not an Exception: nothing on the way may swallow it."""
+    """Raised by a signal in a phase that cannot stop by itself. Not an Exception: nothing on the way may swallow it.
+
+    exit_code: 130 for SIGINT, 143 for SIGTERM.
+    """
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        super().__init__(number)
+        self.exit_code = 128 + number
 
 
 class Signals:
@@ -45,4 +52,4 @@ class Signals:
             os._exit(128 + number)  # files are renamed into place, so none is half-written
         self.received = number
         if not self.gentle:
-            raise Interrupted
+            raise Interrupted(number)

@@ -37,6 +37,11 @@ class Normalization:
     std: Tensor
 
     @classmethod
+    def none(cls, device: torch.device) -> "Normalization":
+        """Leaves pixels in 0..1."""
+        return cls(torch.zeros(3, device=device), torch.ones(3, device=device))
+
+    @classmethod
     def of(cls, images: Tensor) -> "Normalization":
         """The statistics of uint8 images (N, H, W, 3), from exact sums of integers."""
         pixels = images.reshape(-1, images.shape[-1])
@@ -55,7 +60,8 @@ class Stream:
     """An endless sequence of augmented batches, shuffled anew each epoch.
 
     images: uint8 (N, H, W, 3); labels: int64 (N,), both on the device. The last images of an epoch that do not fill a
-    batch are left out, as another order leaves out others.
+    batch are left out, as another order leaves out others. batches: how many were taken; set it, and the stream goes on
+    from there, for nothing else is remembered of them.
     Raises ValueError where a batch is larger than the set.
     """
 
@@ -82,6 +88,7 @@ class Stream:
         self.batches = 0
         self._augment_seed = seeds.derive(seed, "augment")
         self._order = images.new_empty(0, dtype=torch.int64)
+        self._ordered = -1  # the epoch whose order that is
 
     @property
     def batches_per_epoch(self) -> int:
@@ -95,8 +102,8 @@ class Stream:
     def next(self, size: int | None = None) -> Batch:
         """The next batch, at `size` pixels a side (None: the set's own)."""
         epoch, position = divmod(self.batches, self.batches_per_epoch)
-        if position == 0:
-            self._order = self._shuffled(epoch)
+        if epoch != self._ordered:
+            self._order, self._ordered = self._shuffled(epoch), epoch
         self.batches += 1
         index = self._order[position * self.batch_size : (position + 1) * self.batch_size]
         augmentation = self._at(size or min(self.images.shape[1:3]))

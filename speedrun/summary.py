@@ -14,6 +14,7 @@ def summary_rows(record: Mapping[str, Any], files: Path | None) -> list[tuple[st
     expected = record.get("expected_accuracy")
     rows = [
         ("accuracy", "not evaluated" if accuracy is None else percent(accuracy) + views),
+        ("target", _target_text(record)),
         ("expected", "" if expected is None else percent(expected)),
         ("time", _time_text(record)),
         ("device", _device_text(device)),
@@ -44,9 +45,20 @@ def runs_rows(accuracies: Sequence[float]) -> list[tuple[str, str]]:
     return rows
 
 
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines, the columns two spaces apart."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
 def percent(fraction: float, digits: int = 2) -> str:
     """A fraction of 1 for people: 0.9402 gives 94.02 %."""
     return f"{100 * fraction:.{digits}f} %"
+
+
+def rounded(number: float, digits: int) -> str:
+    """A number for people, to so many digits or to all before the point: to two, 0.512 is 0.51 and 1234 is 1,234."""
+    return f"{number:.{digits}g}" if number < 10 ** (digits - 1) else f"{number:,.0f}"
 
 
 def minutes(seconds: float) -> str:
@@ -54,6 +66,14 @@ def minutes(seconds: float) -> str:
     whole = max(round(seconds), 0)
     hours, rest = divmod(whole, 3600)
     return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
+
+
+def _target_text(record: Mapping[str, Any]) -> str:
+    target, accuracy = record["config"].get("target"), record["accuracy"]
+    if target is None or accuracy is None:
+        return ""
+    missed = "" if accuracy >= target else f", missed by {percent(target - accuracy)}"
+    return f"{percent(target)} was the target{missed}"
 
 
 def _time_text(record: Mapping[str, Any]) -> str:

@@ -43,6 +43,11 @@ class Trainee:
         assert self.config.batch_size is not None
         return self.config.batch_size
 
+    def images_seen(self) -> dict[str, Any]:
+        """What tells the training images from others, in plain values."""
+        mean, std = self.normalization.mean, self.normalization.std
+        return {"images": len(self.machine.train_images), "mean": mean.tolist(), "std": std.tolist()}
+
     def stream(self) -> Stream:
         """The training batches from their beginning."""
         options = self.config.augment  # its fields are named as the augmentation's
@@ -59,7 +64,8 @@ class Trainee:
 
     def step(self) -> PlainStep:
         """A method with fresh optimisers."""
-        return PlainStep(self.net, self.forward, self.config.optim, self.batch_size, self.machine.choice.dtype)
+        config, dtype = self.config, self.machine.choice.dtype
+        return PlainStep(self.net, self.forward, config.optim, self.batch_size, dtype, config.seed)
 
     def evaluator(self, images: Tensor, net: nn.Module | None = None) -> Evaluator:
         """Scores uint8 `images` with `net` (default: the trained one)."""
@@ -69,22 +75,28 @@ class Trainee:
             normalization=self.normalization,
             dtype=self.machine.choice.dtype,
             size=self.resolutions[-1],
-            batch_size=500 if images.device.type == "cpu" else 2000,
         )
 
     def whiten(self) -> None:
-        """Compute the first layer from the first training images."""
+        """Compute the first layer from the first training images, where the net has one that is made so."""
+        initialize = getattr(self.net, "initialize", None)
+        if initialize is None:
+            return
         images = self.machine.train_images
         rows = torch.arange(min(WHITENING_IMAGES, len(images)), device=images.device)
         mean, std = self.normalization.mean, self.normalization.std
         plain = Augmentation(size=self.machine.image_size)
-        self.net.initialize(  # type: ignore[operator]
-            augment(images, rows, plain, mean=mean, std=std, seed=0, epoch=0, dtype=torch.float32)
-        )
+        initialize(augment(images, rows, plain, mean=mean, std=std, seed=0, epoch=0, dtype=torch.float32))
 
     def reset(self) -> None:
         """Back to the initial weights: nothing learned while compiling or calibrating stays."""
         self.net.load_state_dict(self.initial)
+        for parameter in self.net.parameters():
+            parameter.grad = None
+
+    def resize(self, config: Config) -> None:
+        """Take a config with another batch size. Eager from here: a compiled net would have to be compiled again."""
+        self.config, self.forward = config, self.net
         for parameter in self.net.parameters():
             parameter.grad = None
 
@@ -112,4 +124,6 @@ def build(config: Config, machine: Machine) -> Trainee:
         torch.manual_seed(seeds.derive(config.seed, "init"))
         net = models.build(config.model, machine.classes)
     net = net.to(machine.choice.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Trainee(config, machine, net, net, Normalization.of(machine.train_images), copy.deepcopy(net.state_dict()))
+    images = machine.train_images
+    normalization = Normalization.of(images) if config.normalise else Normalization.none(images.device)
+    return Trainee(config, machine, net, net, normalization, copy.deepcopy(net.state_dict()))

@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from speedrun import files
+from speedrun.pressure import Pressure
 
 # Seconds before the deadline at which the process is ended: a few gigabytes take a while to be given back.
 MARGIN = 0.4
 # No machine trains in so few seconds; the run that says how many it takes needs some time for that.
 HOPELESS_SECONDS = 5.0
 REFUSAL_SECONDS = 30.0
+LAST_SECONDS = 10.0
 LONGEST_WAIT = 3600.0  # select takes no arbitrary number
 
 
@@ -80,7 +82,7 @@ def _leave_record(state: dict[str, Any]) -> str:
         return ""
     record = {**state["record"], "wall_seconds": time.monotonic() - state["start"]}
     with contextlib.suppress(OSError):
-        files.write_json(Path(state["path"]), record)
+        files.write_json(Path(state["path"]), files.sealed(record))
         return f"; its record is in {state['path']}"
     return ""
 
@@ -106,7 +108,10 @@ def _watch(read_end: int, parent: int, deadline: float) -> None:
         os.close(1)  # a reader of the parent's stdout must not wait for the guard
     state: dict[str, Any] = {"deadline": deadline}
     buffer = b""
-    while (wait := state["deadline"] - MARGIN - time.monotonic()) > 0:
+    pressure = Pressure(parent)
+    while (wait := state["deadline"] - MARGIN - pressure.exit_seconds() - time.monotonic()) > 0:
+        # Near the end it looks again and again whether the process would need longer to end.
+        wait = wait - LAST_SECONDS if wait > LAST_SECONDS + 1 else min(wait, 1.0)
         if not select.select([read_end], [], [], min(wait, LONGEST_WAIT))[0]:
             continue
         chunk = os.read(read_end, 1 << 16)

@@ -1,0 +1,295 @@
+"""Jobs made of trainings: one machine, one budget and one folder, in which each training has a share of its own.
+
+A job is a subclass of `Job`; `run` gives it a clock, its watchdog, the data and a folder, and writes its record however
+it ends. Imports no torch: data is read in a thread while torch is being imported.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from speedrun import config as configs
+from speedrun import files, planner, plots, schema
+from speedrun import folder as folders
+from speedrun import screen as screens
+from speedrun.background import Background
+from speedrun.clock import Clock, Ledger
+from speedrun.config import Config
+from speedrun.errors import BudgetError, SpeedrunError, UsageError
+from speedrun.outcome import Outcome
+from speedrun.run import Launch
+from speedrun.signals import Interrupted, Signals
+from speedrun.trial import Trial, attempt
+from speedrun.trialscreen import TrialScreen
+from speedrun.watchdog import MARGIN, Watchdog
+
+if TYPE_CHECKING:
+    from speedrun.data import Dataset
+    from speedrun.machine import Machine
+
+# Fields that are the same for all trainings of a job.
+SHARED = {"seconds", "target", "recipe", "seed", "runs", "device", "data_dir", "dataset"}
+SHARED |= {"out", "holdout", "holdout_fold", "quiet", "json", "dry_run", "resume", "validation.count"}
+FINISH_SECONDS = 0.5  # to write the job's record, with all its trials
+# Largest share of a training's seconds that scoring it on held-out images may take, as long as it has this many: the
+# accuracy of 500 images is off by two points at most, in two of three cases.
+SCORING_SHARE, LEAST_SCORED = 0.1, 500
+# To import matplotlib and draw, kept where it is installed and this is a small part of the budget.
+PICTURE_SECONDS, PICTURE_SHARE = 3.0, 0.05
+LONGEST_DRAWING = 60.0
+
+
+class Job:
+    """What a job's trainings share. A subclass says what they are, and what comes of them.
+
+    config: as the command line asked for it. resume: whether to go on in a folder that holds a part of this job.
+    trials: every training so far, in order.
+    """
+
+    kind: str
+    resume = False
+
+    def __init__(self, config: Config) -> None:
+        if config.target is not None:
+            raise UsageError(f"a target is for a single run, not for the {self.kind} job")
+        if config.resume is not None:
+            raise UsageError(f"only a single run can be resumed, not the {self.kind} job")
+        self.config = config
+        self.trials: list[Trial] = []
+        self.launch: Launch
+        self.machine: Machine
+        self.folder: Path
+        self._loading: Background[Dataset]
+        self._outcome = Outcome()
+        self._threads = 1
+
+    @property
+    def finished(self) -> list[Trial]:
+        """The trainings that came to an end that counts."""
+        return [trial for trial in self.trials if trial.finished]
+
+    @property
+    def planned(self) -> int:
+        """Trainings that the job was asked for."""
+        raise NotImplementedError
+
+    def work(self) -> None:
+        """Train, by `train`; may raise SpeedrunError. Interrupted passes through."""
+        raise NotImplementedError
+
+    def results(self) -> dict[str, Any]:
+        """The fields of the record that are this job's own, as things stand; `trials` are there already."""
+        raise NotImplementedError
+
+    def lines(self) -> list[str]:
+        """What came of it, for a person."""
+        raise NotImplementedError
+
+    def seconds_left(self) -> float | None:
+        """Seconds that trainings may still take; None without a deadline."""
+        from speedrun.session import END_MARGIN
+
+        left = self.launch.clock.remaining() - END_MARGIN - FINISH_SECONDS
+        left -= PICTURE_SECONDS if self.draws else 0.0
+        return None if math.isinf(left) else left
+
+    @property
+    def draws(self) -> bool:
+        """Whether a picture is drawn at the end."""
+        return plots.available() and PICTURE_SHARE * (self.config.budget or math.inf) >= PICTURE_SECONDS
+
+    def share(self, trainings: int) -> float | None:
+        """An equal share of the seconds left for each of that many trainings; None without a deadline."""
+        left = self.seconds_left()
+        return None if left is None else max(left, 0.0) / trainings
+
+    def refuse(self, least_seconds: float, trainings: int) -> BudgetError:
+        """The error that says what budget would do for that many trainings of `least_seconds` each."""
+        left = self.seconds_left() or 0.0
+        assert self.launch.clock.seconds is not None
+        least = math.ceil(self.launch.clock.seconds - left + 1.1 * trainings * least_seconds)
+        return BudgetError(
+            f"{self.launch.clock.seconds:g} s are too few here for {trainings} training(s) of {least_seconds:.1f} s "
+            f"at least: --seconds {least} is the least that works",
+            least,
+        )
+
+    def affordable_scores(self) -> int:
+        """How many of the images held out each training may score, so that most of its time is left for training.
+
+        By the net of the job's own config: all images where that leaves out what makes a net.
+        """
+        assert self.machine.held_out is not None
+        count, share = len(self.machine.held_out[0]), self.share(self.planned)
+        if share is None:
+            return count
+        from speedrun import models
+
+        situation = self.machine.situation()
+        try:
+            config = planner.choose(self.config, situation, share).apply(self.config)
+            flops = models.forward_flops(models.sketch(config.model, self.machine.classes), self.machine.image_size)
+        except (UsageError, ValueError, RuntimeError):
+            return count
+        return min(count, max(int(SCORING_SHARE * share * situation.flops_per_second / flops), LEAST_SCORED))
+
+    def score_only(self, count: int) -> None:
+        """From here trainings score only the first `count` of the images held out."""
+        self._outcome.machine = self.machine = self.machine.scoring(count)
+        self.launch.screen.note(f"scored  {self.machine.split['scored']}")
+
+    def train(
+        self, name: str, config: Config, *, seconds: float | None, changes: Mapping[str, Any], keep: bool = True
+    ) -> Trial:
+        """Train once in the folder `name`, within `seconds`; what it was is added to `trials` and told.
+
+        changes: what is its own about `config`, for the record. keep: its net and its logits, if it comes to its end.
+        Errors that a person can mend end in the trial's status; a signal ends the job by Interrupted, once the training
+        has been put among the trials.
+        """
+        import torch
+
+        from speedrun.session import END_MARGIN
+
+        if self.launch.signals.received is not None:  # since the last training
+            raise Interrupted
+        if self.resume:  # what is done is not trained again, so this is of a training that was stopped
+            (self.folder / name / "result.json").unlink(missing_ok=True)
+        self.launch.signals.gentle = False
+        torch.set_num_threads(self._threads)  # the last training may have left fewer
+        # A run ends END_MARGIN before its deadline, for the process to be gone by then; this process goes on.
+        clock = Clock(None if seconds is None else seconds + END_MARGIN)
+        config = replace(config, seconds=clock.seconds, runs=1, out=self.folder / name)
+        launch = Launch(
+            config,
+            TrialScreen(self.launch.screen, self.launch.clock, notes=not self.trials),
+            self.launch.signals,
+            None,
+            clock,
+            Ledger(clock.start),
+            machine=self._machine_of(config),
+            keeps=False,  # a training that is stopped is taken again from its start
+        )
+        trial = attempt(lambda: launch.run(0, self._loading), name, config, changes, spare_seconds=END_MARGIN)
+        if not (keep and trial.finished):  # what does not count must not be taken for a member either
+            trial = replace(trial, logits=None)
+            (self.folder / name / "model.pt").unlink(missing_ok=True)
+        self.add(trial)
+        if self.launch.signals.received is not None:
+            raise Interrupted
+        return trial
+
+    def _machine_of(self, config: Config) -> "Machine":
+        """The machine, with another dtype where the config asks for one of its own."""
+        if config.dtype == self.config.dtype:
+            return self.machine
+        from speedrun import device
+
+        asked = device.choose(str(self.machine.choice.device), config.dtype)
+        return replace(self.machine, choice=asked)
+
+    def add(self, trial: Trial) -> None:
+        """Count a training in, tell it, and let the watchdog know what would be left behind now."""
+        self.trials.append(trial)
+        self.launch.screen.note(f"{trial.name}  {trial}")
+        if self.launch.watchdog:
+            self.launch.watchdog.leave(self.folder / "result.json", self.record("timeout"), self.launch.clock.start)
+
+    def record(self, status: str) -> dict[str, Any]:
+        """The job's record as it stands."""
+        self._outcome.status = status
+        whole = self._outcome.record(self.config, self.launch.clock, self.launch.ledger)
+        shared = {name: whole[name] for name in (*schema.ENVELOPE, *schema.JOB) if name in whole}
+        return {**shared, "kind": self.kind, "trials": [trial.plain() for trial in self.trials], **self.results()}
+
+    def begin(self, launch: Launch, folder: Path, loading: "Background[Dataset]") -> None:
+        """Open the machine that all trainings run on."""
+        self.launch, self.folder, self._loading = launch, folder, loading
+        import torch  # takes seconds: a signal meanwhile finds what its record needs
+
+        self._outcome.machine = self.machine = launch.open(loading)
+        self._threads = torch.get_num_threads()
+        launch.ledger.enter("train")
+        launch.screen.phase("train")
+        share = self.share(self.planned)
+        launch.screen.note(f"trainings  {self.planned}" + ("" if share is None else f", {share:.1f} s each"))
+        launch.screen.begin(launch.clock.seconds, None, launch.clock.elapsed())
+
+
+def compared(config: Config) -> Config:
+    """A config for trainings that are compared: scored on images held out, by one view where none are asked for."""
+    return replace(config, holdout=True, tta="none" if config.tta == "auto" else config.tta)
+
+
+def check_own(name: str) -> None:
+    """Raise UsageError for a field that cannot differ between the trainings of a job, or that does not exist."""
+    configs.field_type(name)
+    if name in SHARED:
+        raise UsageError(f"{name} is the same for all trainings of a job")
+
+
+def run(job: Job, start: float) -> int:
+    """Run a job to its end or its deadline; returns the exit code. start: of the process, on `time.monotonic`'s scale.
+
+    Raises SpeedrunError where nothing came of it.
+    """
+    config = job.config
+    watchdog = None if config.budget is None else Watchdog.for_budget(start, config.budget)
+    try:
+        mode = "quiet" if config.quiet else "json" if config.json else "auto"
+        with screens.make(mode) as screen, Signals() as signals:
+            launch = Launch(config, screen, signals, watchdog, Clock(config.budget, start=start), Ledger(start))
+            folder = folders.name(config)
+            loading = Background(launch.load)
+            with folders.claimed(None if config.dry_run else folder, config, again=job.resume):
+                return _run(job, launch, folder, loading)
+    finally:
+        if watchdog:
+            watchdog.stop()
+
+
+def _run(job: Job, launch: Launch, folder: Path, loading: "Background[Dataset]") -> int:
+    status, code = "complete", 0
+    try:
+        job.begin(launch, folder, loading)
+        if job.config.dry_run:
+            return 0
+        job.work()
+        if not job.finished:
+            raise SpeedrunError(f"none of {len(job.trials)} training(s) came to an end that counts")
+    except Interrupted:
+        status, code = "interrupted", launch.signals.exit_code
+    except SpeedrunError as error:
+        if all(trial.status == "refused" for trial in job.trials):  # nothing was trained: there is nothing to tell
+            raise
+        status, code = "failed", error.exit_code
+        launch.screen.warn(str(error))
+    except Exception:  # a fault of ours or of the machine: its evidence stays
+        if job.trials:
+            files.write_json(folder / "result.json", files.sealed(job.record("failed")))
+        raise
+    launch.signals.gentle = True
+    launch.ledger.enter("save")
+    record = files.sealed(job.record(status))
+    if not launch.saved(lambda: files.write_json(folder / "result.json", record)):
+        code = code or 1
+    launch.screen.report(f"speedrun {job.kind}, {status}", [*job.lines(), f"files: {folder}"])
+    if job.config.json:
+        print(json.dumps(record))
+    if job.draws and launch.signals.received is None:
+        _draw(launch, folder)
+    return code
+
+
+def _draw(launch: Launch, folder: Path) -> None:
+    """Draw the picture. In a thread, for the first import of matplotlib may take longer than there is time."""
+    left = launch.clock.remaining() - 2 * MARGIN
+    drawing = Background(lambda: plots.draw(folder))
+    try:
+        drawing.result(min(left, LONGEST_DRAWING))
+    except (SpeedrunError, TimeoutError) as error:
+        reason = str(error) or "no time was left"
+        launch.screen.warn(f"no picture ({reason}); python -m speedrun plot {folder} draws it")

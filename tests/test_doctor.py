@@ -1,0 +1,62 @@
+"""The doctor: a line for each thing, what its lack costs, and an exit code that says whether the main job could run."""
+
+from pathlib import Path
+
+import pytest
+
+from speedrun import cli
+from speedrun.jobs.doctor import CHECKS
+
+
+def consult(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str, tuple[str, str]]]:
+    """The exit code, and mark and text of each line by the name of its check."""
+    code = cli.main(["doctor", *words], 0.0)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 10
+    return code, {name: (mark, text) for mark, name, text in (line.split(maxsplit=2) for line in lines)}
+
+
+def test_ten_lines_where_a_run_is_possible(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SPEEDRUN_CACHE", str(tmp_path / "cache"))
+    code, found = consult(capsys, f"--dataset={tiny_data}", "--device=cpu")
+    assert code == 0
+    assert list(found) == list(CHECKS)
+    assert found["data"] == ("ok", f"tiny.npz, 600 images, whole, in {tiny_data}")
+    assert found["device"][1].endswith("asked for; a GPU would train wider nets in the same time")
+    assert not {mark for mark, _ in found.values()} & {"FAIL"}
+    assert list(tmp_path.iterdir()) == []  # looking leaves nothing behind
+
+
+@pytest.mark.parametrize(
+    ("check", "words", "message"),
+    [
+        ("data", ["--dataset={tmp}/none.npz"], "{tmp}/none.npz does not exist"),
+        ("data", ["--dataset={tmp}/damaged.npz"], "{tmp}/damaged.npz is not a readable .npz file"),
+        ("device", ["--device=cuda:99"], "device cuda"),
+        ("disk", ["--out={tmp}/damaged.npz/out"], "{tmp}/damaged.npz/out cannot be written"),
+    ],
+)
+def test_what_no_run_survives_is_marked_and_exits_with_1(
+    check: str, words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "damaged.npz").write_bytes(b"PK nothing")
+    code, found = consult(capsys, *(word.format(tmp=tmp_path) for word in words))
+    assert code == 1
+    assert found[check][0] == "FAIL"
+    assert found[check][1].startswith(message.format(tmp=tmp_path))
+
+
+def test_what_only_costs_something_is_a_lack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("SPEEDRUN_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("SPEEDRUN_DATA", raising=False)
+    code, found = consult(capsys, "--dataset=cifar10", "--device=cpu")
+    assert code == 0
+    assert {name for name, (mark, _) in found.items() if mark == "lack"} >= {"device", "compiler", "cache", "data"}
+    assert "a run fetches its 170 MB first" in found["data"][1]
