@@ -1,7 +1,8 @@
 """Accuracy at N seconds on this machine: runs the main job for several budgets and seeds, each timed from outside.
 
     python -m benchmarks.curve --seconds 60,600 --seeds 3 [--data-dir DIR]
-    python -m benchmarks.curve --table          # only print the table of what is recorded
+    python -m benchmarks.curve --target 0.94
+    python -m benchmarks.curve --table             # only show what is recorded
 
 Each run is a process of its own and is appended to benchmarks/results/<device-slug>.jsonl with the seconds that its
 parent measured from start to exit. Nothing else should run on the machine meanwhile.
@@ -9,27 +10,33 @@ parent measured from start to exit. Nothing else should run on the machine meanw
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from benchmarks import results
+from benchmarks.results import recorded
 from speedrun import record, stats
 from speedrun.errors import SpeedrunError
 
-RESULTS = Path(__file__).parent / "results"
 
+def run_main_job(
+    words: Sequence[str], out: Path | None = None, environment: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """One run of the main job, or of another if that is the first word, in a process of its own.
 
-def run_main_job(flags: Sequence[str]) -> dict[str, Any]:
-    """One run of the main job in a process of its own; its record with `outside_seconds`. Raises SpeedrunError."""
+    Returns its record with `outside_seconds`. out: where its files stay. environment: variables besides ours. Raises
+    SpeedrunError.
+    """
     with TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "speedrun", "--json", "--out", f"{folder}/run", *flags]
+        command = [sys.executable, "-m", "speedrun", *words, "--json", "--out", str(out or f"{folder}/run")]
         start = time.monotonic()
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **(environment or {})})
         outside = time.monotonic() - start
     if done.returncode != 0:
         last = done.stderr.strip().splitlines()[-1:]
@@ -42,31 +49,40 @@ def run_main_job(flags: Sequence[str]) -> dict[str, Any]:
 
 def table(records: Sequence[dict[str, Any]]) -> str:
     """Markdown: a row a device and budget, means over the seeds of the newest commit that was measured."""
-    groups: dict[tuple[str, float], list[dict[str, Any]]] = defaultdict(list)
-    for run in records:
-        if not _counts(run):
-            continue
-        group = groups[run["device"]["name"], run["budget_seconds"]]
-        if group and group[-1]["git"]["sha"] != run["git"]["sha"]:
-            group.clear()  # another program: the newest stands
-        group.append(run)
+    counted = (run for run in records if _counts(run) and _target(run) is None)
+    groups = results.by_newest_commit(counted, lambda run: (_where(run), run["budget_seconds"]))
     if not groups:
         return ""
     rows = [
-        "| device | `--seconds` | accuracy, mean ± deviation | without views | n | longest, from outside |",
+        "| device | `--seconds` | accuracy, mean ± deviation | without views | expected | n | longest, from outside |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for (where, budget), runs in groups.items():
+        plain = stats.describe([run["accuracy_plain"] for run in runs]).mean
+        expected = stats.describe([run["expected_accuracy"] for run in runs]).mean
+        rows.append(
+            f"| {where} | {budget:g} | {_accuracy(runs)} | {100 * plain:.2f} % | {100 * expected:.1f} % "
+            f"| {_count(runs)} | {max(map(_seconds, runs)):.1f} s |"
+        )
+    return "\n".join(rows)
+
+
+def target_table(records: Sequence[dict[str, Any]]) -> str:
+    """Markdown: a row a device and target, of the newest commit that was measured."""
+    counted = (run for run in records if _counts(run) and _target(run) is not None)
+    groups = results.by_newest_commit(counted, lambda run: (_where(run), _target(run)))
+    if not groups:
+        return ""
+    rows = [
+        "| device | `--target` | accuracy, mean ± deviation | seconds, mean, from outside | reached | n |",
         "|---|---|---|---|---|---|",
     ]
-    for (name, budget), runs in sorted(groups.items()):
-        sample = stats.describe([run["accuracy"] for run in runs])
-        deviation = f" ± {100 * sample.deviation:.2f}" if sample.n > 1 else ""
-        plain = stats.describe([run["accuracy_plain"] for run in runs]).mean
-        longest = max(run.get("outside_seconds", run["wall_seconds"]) for run in runs)
-        count = f"{sample.n}, changed tree" if any(run["git"]["dirty"] for run in runs) else str(sample.n)
-        cores = runs[0]["device"]["cores"]
-        where = f"{name}, {cores} cores" if runs[0]["device"]["kind"] == "cpu" else name
+    for (where, target), runs in groups.items():
+        reached = sum(run["status"] == "complete" for run in runs)
+        seconds = stats.describe(list(map(_seconds, runs))).mean
         rows.append(
-            f"| {where} | {budget:g} | {100 * sample.mean:.2f}{deviation} % | {100 * plain:.2f} % "
-            f"| {count} | {longest:.1f} s |"
+            f"| {where} | {target:g} | {_accuracy(runs)} | {seconds:.1f} s | {reached} of {len(runs)} "
+            f"| {_count(runs)} |"
         )
     return "\n".join(rows)
 
@@ -75,42 +91,74 @@ def _counts(run: dict[str, Any]) -> bool:
     """Whether a record is of the default job, from a checkout, to its end and on CIFAR-10's test set."""
     return bool(
         run["kind"] == "run"
-        and run["status"] == "complete"
+        and run["status"] in record.FINISHED
         and run["dataset"] == "cifar10"
         and run["split"]["scored"].startswith("test")
-        and run["budget_seconds"]
+        and (run["budget_seconds"] or _target(run))
         and run["expected_accuracy"] is not None  # a dial that was set by hand leaves nothing to expect
         and run["git"]
     )
 
 
-def recorded() -> list[dict[str, Any]]:
-    """All sound records of all devices; problems go to stderr."""
-    records: list[dict[str, Any]] = []
-    for path in sorted(RESULTS.glob("*.jsonl")):
-        sound, problems = record.read(path)
-        records += sound
-        for problem in problems:
-            print(problem, file=sys.stderr)
-    return records
+def _repeats(run: dict[str, Any], flag: str, value: float, seed: int, here: Mapping[str, Any]) -> bool:
+    """Whether a record is of this budget or target and seed, on the machine, software and commit of `here`."""
+    aim = _target(run) if flag == "--target" else None if _target(run) else run.get("budget_seconds")
+    same = ("device", "versions", "git")
+    return _counts(run) and (aim, run["seed"]) == (value, seed) and all(run[name] == here[name] for name in same)
+
+
+def _target(run: dict[str, Any]) -> Any:
+    return run["config"].get("target")
+
+
+def _seconds(run: dict[str, Any]) -> float:
+    return run.get("outside_seconds", run["wall_seconds"])
+
+
+def _accuracy(runs: Sequence[dict[str, Any]]) -> str:
+    sample = stats.describe([run["accuracy"] for run in runs])
+    deviation = f" ± {100 * sample.deviation:.2f}" if sample.n > 1 else ""
+    return f"{100 * sample.mean:.2f}{deviation} %"
+
+
+def _count(runs: Sequence[dict[str, Any]]) -> str:
+    return f"{len(runs)}, changed tree" if any(run["git"]["dirty"] for run in runs) else str(len(runs))
+
+
+def _where(run: dict[str, Any]) -> str:
+    device = run["device"]
+    return f"{device['name']}, {device['cores']} cores" if device["kind"] == "cpu" else device["name"]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", default="60,600", help="budgets, separated by commas")
+    parser.add_argument("--seconds", metavar="N,N", help="budgets (default 60,600)")
+    parser.add_argument("--target", metavar="A,A", help="accuracies to reach, such as 0.94")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to this, exclusive")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--resume", action="store_true", help="leave out what is recorded of this commit here")
     parser.add_argument("--table", action="store_true", help="run nothing, print what is recorded")
     options, extra = parser.parse_known_args()
-    if not options.table:
-        for seconds in map(float, options.seconds.split(",")):
-            for seed in range(options.seeds):
-                run = run_main_job(["--seconds", f"{seconds:g}", "--seed", str(seed), *extra])
-                record.append(RESULTS / f"{record.device_slug(run['device']['name'])}.jsonl", run)
-                print(
-                    f"{seconds:g} s, seed {seed}: {run['accuracy']:.4f} in {run['outside_seconds']:.2f} s", flush=True
-                )
-    print(table(recorded()))
-    return 0
+    aims = [("--target", word) for word in (options.target or "").split(",") if word]
+    if options.seconds or not (aims or options.table):
+        aims += [("--seconds", word) for word in (options.seconds or "60,600").split(",")]
+    here = record.envelope("run", results.this_device(options.device)) if options.resume else {}
+    before, failed = recorded() if options.resume else [], 0
+    for flag, value in aims:
+        for seed in range(options.seeds):
+            if any(_repeats(run, flag, float(value), seed, here) for run in before):
+                continue
+            try:
+                run = run_main_job([flag, value, "--seed", str(seed), "--device", options.device, *extra])
+            except SpeedrunError as error:  # a budget too small for this machine costs the others nothing
+                print(f"{flag} {value}, seed {seed}: {error}", file=sys.stderr, flush=True)
+                failed = error.exit_code
+                continue
+            results.add(run)
+            print(f"{flag} {value}, seed {seed}: {run['accuracy']:.4f} in {run['outside_seconds']:.2f} s", flush=True)
+    found = recorded()
+    print("\n\n".join(filter(None, (table(found), target_table(found)))))
+    return failed
 
 
 if __name__ == "__main__":

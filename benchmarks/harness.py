@@ -1,52 +1,125 @@
-"""Timing that every benchmark of a single operation shares: medians, both ends, a cold cache, the copy bandwidth."""
+"""What benchmarks of operations share: timings with their ends, calls in turn, a cold cache, the bandwidth; the record
+of a measurement with the machine's state before and after it."""
 
+import hashlib
+import json
+import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks import sensors
+from speedrun import record
+from speedrun.device import describe, synchronize
+
+Call = Callable[[], object]
+
+# How far two measurements of one thing on a quiet machine may lie apart.
+AGREEMENT = 0.05
 _FLUSH = 256 * 2**20  # bytes: larger than the last-level cache of every device that this has run on
 _COPY = 512 * 2**20  # bytes, each way
 _CYCLES = 2e9  # a second, about, of a CUDA device
 _AHEAD = 0.05  # seconds that a device is held back at most
+_MOST = 1000  # measurements
+_PARTS = 5
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one call: the median, and the ends between which the middle 60 % lie; measurements that it is of."""
+    """Seconds of one call: the median, and the ends between which the middle 60 % lie; measurements that it is of.
+
+    drift: the median of the later half over that of the earlier, less 1: what the machine did meanwhile. parts: the
+    medians of up to five equal parts, in order, from which an interval can be had.
+    """
 
     median: float
     p20: float
     p80: float
     calls: int
+    drift: float
+    parts: tuple[float, ...]
+
+    @classmethod
+    def of(cls, times: Sequence[float]) -> "Timing":
+        """The timing that measurements come to, in their order."""
+        ends = torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
+        p20, median, p80 = torch.tensor(times, dtype=torch.float64).quantile(ends).tolist()
+        half = max(1, len(times) // 2)
+        drift = statistics.median(times[-half:]) / statistics.median(times[:half]) - 1
+        count = min(_PARTS, len(times))
+        bounds = [len(times) * part // count for part in range(count + 1)]
+        parts = tuple(statistics.median(times[begin:end]) for begin, end in pairwise(bounds))
+        return cls(median, p20, p80, len(times), drift, parts)
 
 
-def measure(
-    call: Callable[[], object], device: torch.device, *, cold: bool, seconds: float = 0.5, together: int = 1
-) -> Timing:
-    """Times `call` for about `seconds`, at least 3 times, after two calls that warm up.
+def measure(call: Call, device: torch.device, *, cold: bool, seconds: float = 0.5, together: int = 1) -> Timing:
+    """Times one call; see `in_turn`."""
+    return Timing.of(in_turn({"": call}, device, cold=cold, seconds=seconds, together=together)[""])
 
+
+def in_turn(
+    calls: Mapping[str, Call],
+    device: torch.device,
+    *,
+    cold: bool,
+    seconds: float = 0.5,
+    together: int = 1,
+    ahead: bool = True,
+) -> dict[str, list[float]]:
+    """Seconds of each call, measured in turn for about `seconds` each, at least 3 times, after two that warm up.
+
+    In turn, and every other time in reverse, so that what the machine does meanwhile falls on all alike.
     cold: the caches are flushed before every call, outside the measurement. together: calls to a measurement, which
-    counts as their mean; cold, 1. On CUDA by events, and the device begins only when the host has asked for everything,
-    so that a call which never waits for the device is timed without the host.
+    counts as their mean; cold, 1. On CUDA by events. ahead: the device begins only when the host has asked for
+    everything, so that a call which never waits for the device is timed without the host; else as it comes.
     """
     flush = _Flush(device) if cold else None
     together = 1 if cold else together
+    timers = {name: _timer(call, device, together, ahead) for name, call in calls.items()}
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    end = time.perf_counter() + seconds * len(calls)
+    order = list(timers)
+    for done in range(_MOST):
+        if done >= 3 and time.perf_counter() >= end:
+            break
+        for name in order:
+            if flush is not None:
+                flush()
+            times[name].append(timers[name]())
+        order.reverse()
+    return times
+
+
+def _timer(call: Call, device: torch.device, together: int, ahead: bool) -> Callable[[], float]:
+    """What measures the call once: its seconds, the mean of `together` calls. Warms up."""
     for _ in range(2):
         call()
-    once = _once if device.type == "cpu" else _OnCuda(call, together)
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(times) < 3 or (time.perf_counter() < end and len(times) < 1000):
-        if flush is not None:
-            flush()
-        times.append(once(call, together))
-    p20, median, p80 = (
-        torch.tensor(times, dtype=torch.float64).quantile(torch.tensor([0.2, 0.5, 0.8]).double()).tolist()
-    )
-    return Timing(median, p20, p80, len(times))
+    synchronize(device)
+    if device.type == "cuda":
+        return _OnCuda(call, together, ahead)
+
+    def timer() -> float:
+        seconds = _on_host(call, together)
+        if device.type != "cpu":  # Metal: its events cannot be asked for their time
+            start = time.perf_counter()
+            synchronize(device)
+            seconds += (time.perf_counter() - start) / together
+        return seconds
+
+    return timer
+
+
+def _on_host(call: Call, together: int) -> float:
+    start = time.perf_counter()
+    for _ in range(together):
+        call()
+    return (time.perf_counter() - start) / together
 
 
 class _Flush:
@@ -61,31 +134,25 @@ class _Flush:
         return self.read.amax()
 
 
-def _once(call: Callable[[], object], together: int) -> float:
-    start = time.perf_counter()
-    for _ in range(together):
-        call()
-    return (time.perf_counter() - start) / together
-
-
 class _OnCuda:
-    """Times calls by events, behind a pause of the device that is as long as the host needs to ask for them."""
+    """Times calls by events; `ahead`, behind a pause of the device that is as long as the host needs to ask."""
 
-    def __init__(self, call: Callable[[], object], together: int) -> None:
-        torch.cuda.synchronize()
-        host = _once(call, 1) * together
-        self.cycles = int(_CYCLES * min(2 * host + 1e-4, _AHEAD))
+    def __init__(self, call: Call, together: int, ahead: bool) -> None:
+        self.call, self.together = call, together
+        host = _on_host(call, 1) * together
+        self.cycles = int(_CYCLES * min(2 * host + 1e-4, _AHEAD)) if ahead else 0
         torch.cuda.synchronize()
 
-    def __call__(self, call: Callable[[], object], together: int) -> float:
+    def __call__(self) -> float:
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        torch.cuda._sleep(self.cycles)
+        if self.cycles:
+            torch.cuda._sleep(self.cycles)
         start.record()
-        for _ in range(together):
-            call()
+        for _ in range(self.together):
+            self.call()
         end.record()
         end.synchronize()
-        return start.elapsed_time(end) / 1000 / together
+        return start.elapsed_time(end) / 1000 / self.together
 
 
 def copy_bandwidth(device: torch.device, size: int = _COPY) -> float:
@@ -93,3 +160,42 @@ def copy_bandwidth(device: torch.device, size: int = _COPY) -> float:
     source = torch.ones(size // 4, dtype=torch.int32, device=device)
     target = torch.empty_like(source)
     return 2 * size / measure(lambda: target.copy_(source), device, cold=False).median
+
+
+def disagreement(now: Mapping[object, float], before: Mapping[object, float]) -> float | None:
+    """How far two measurements of the same things, seconds by what was measured, lie apart: median ratio less 1.
+
+    None where they have nothing in common. The median, because one thing that was disturbed says nothing of the rest.
+    """
+    ratios = [seconds / before[key] for key, seconds in now.items() if key in before]
+    return statistics.median(ratios) - 1 if ratios else None
+
+
+class Session:
+    """Measurements on one device: its description, and its state before and after those of each record."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.about = describe(device)
+        self.before = sensors.state(device)
+        if problem := sensors.warning(self.about["cores"]):
+            print(problem, file=sys.stderr)
+
+    def line(self, kind: str, settings: Mapping[str, Any], **fields: Any) -> dict[str, Any]:
+        """A record of a benchmark of this session, made of plain values."""
+        threads = torch.get_num_threads() if self.device.type == "cpu" else None
+        settings = {**settings, "threads": threads}
+        before, self.before = self.before, sensors.state(self.device)
+        circumstances = {
+            "settings": settings,
+            "config_hash": config_hash(settings),
+            "state": {"before": before, "after": self.before},
+        }
+        whole = {**record.envelope(kind, self.about), **circumstances, **fields}
+        return json.loads(json.dumps(whole))  # tuples become lists, as they will be read
+
+
+def config_hash(settings: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits that two records share where their settings, JSON values, are equal."""
+    plain = json.dumps(settings, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(plain.encode()).hexdigest()[:12]

@@ -3,18 +3,92 @@
 python -m benchmarks.readme          # all tables anew, from the committed records
 """
 
+import statistics
 import sys
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from benchmarks import curve, kernels
+from benchmarks import curve, systems
+from benchmarks.results import by_newest_commit, recorded
+from benchmarks.rows import machine, net_name, place
 
 README = Path(__file__).parent.parent / "README.md"
-TABLES = {"curve": curve.table, "kernels": kernels.table}
+
+
+def steps(records: Sequence[dict[str, Any]]) -> str:
+    """Markdown: a row a device and net, at its largest size; the medians of all that a commit has measured."""
+
+    def key(step: dict[str, Any]) -> tuple[Any, ...]:
+        what = (step["recipe"], net_name(step["model"]), step["batch"], step["dtype"], step["compile"])
+        return machine(step), *what
+
+    groups = by_newest_commit((each for each in records if each["kind"] == "step"), key)
+    if not groups:
+        return ""
+    rows = [
+        "| device | net | pixels | batch | dtype, compile | ms | images/s | TFLOP/s | of the peak | MiB | most of it |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for (where, recipe, net, batch, dtype, compiled), measured in groups.items():
+        size = max(step["size"] for step in measured)
+        same = [step for step in measured if step["size"] == size]
+        seconds = statistics.median(step["seconds"]["median"] for step in same)
+        flops, share = (statistics.median(step[name] for step in same) for name in ("flops_per_second", "peak_share"))
+        memory, breakdown = same[-1]["memory"], same[-1]["breakdown"]
+        longest = sorted(breakdown, key=lambda kind: -breakdown[kind])[:2]
+        most = ", ".join(f"{kind} {breakdown[kind]:.0%}" for kind in longest)
+        taken = "" if memory is None else f"{memory / 2**20:,.0f}"
+        rows.append(
+            f"| {where} | {recipe} {net} | {size} | {batch} | {dtype}, {compiled} | {1e3 * seconds:.3g} "
+            f"| {batch / seconds:,.0f} | {flops / 1e12:.3g} | {share:.0%} | {taken} | {most} |"
+        )
+    return "\n".join(rows)
+
+
+def kernels(records: Sequence[dict[str, Any]]) -> str:
+    """Markdown for each device: the newest medians, caches flushed, of each operation at 32 pixels."""
+    devices_of: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for line in sorted((each for each in records if each["kind"] == "kernel"), key=lambda each: each["started"]):
+        threads = f", {line['values']['threads']} threads" if line["device"]["kind"] == "cpu" else ""
+        devices_of[line["device"]["name"], threads].append(line)
+    parts = []
+    for (name, threads), lines in sorted(devices_of.items()):
+        torch = lines[-1]["versions"]["torch"]
+        same = [line for line in lines if line["versions"]["torch"] == torch]
+        newest = {place(row): row for line in same for row in line["values"]["rows"] if row["cold"]}
+        copied = f"{same[-1]['values']['copy_bytes_per_second'] / 1e9:.1f} GB/s"
+        about = f"{name}{threads}, torch {torch}, copies {copied}"
+        parts.append(f"{about}; milliseconds a batch:\n\n{_medians(newest)}")
+    return "\n\n".join(parts)
+
+
+def _medians(newest: dict[tuple[str, str, int, int], dict[str, Any]]) -> str:
+    """A row an operation and batch of 512 or 2,048, a column a contender."""
+    shown = {key: row for key, row in newest.items() if key[2] in (512, 2048) and key[3] == 32 and "error" not in row}
+    columns = list(dict.fromkeys(key[1] for key in shown))
+    lines = [f"| operation | batch | {' | '.join(columns)} |", "|---" * (2 + len(columns)) + "|"]
+    order = list(dict.fromkeys(key[0] for key in shown))
+    for name, batch in sorted({(key[0], key[2]) for key in shown}, key=lambda pair: (order.index(pair[0]), pair[1])):
+        cells = [shown.get((name, column, batch, 32)) for column in columns]
+        medians = [f"{cell['median'] * 1e3:.3g}" if cell else "" for cell in cells]
+        lines.append(f"| {name} | {batch:,} | {' | '.join(medians)} |")
+    return "\n".join(lines)
+
+
+TABLES = {
+    "curve": curve.table,
+    "targets": curve.target_table,
+    "kernels": kernels,
+    "steps": steps,
+    "systems": systems.table,
+}
 
 
 def written(text: str) -> str:
     """`text` of the README with every table as the records have it now. Raises ValueError where a place is missing."""
-    records = curve.recorded()
+    records = recorded()
     for name, table in TABLES.items():
         begin, end = f"<!-- {name}: python -m benchmarks.readme -->\n", f"<!-- /{name} -->"
         if begin not in text or end not in text:

@@ -1,182 +1,282 @@
 """The planner's knowledge: trains its nets for several lengths on the 45,000/5,000 split and fits its table.
 
-    python -m benchmarks.scaling --measure [--only 32/128/128] [--seeds 1]
+    python -m benchmarks.scaling                # both: measure what is not recorded yet, then fit
+    python -m benchmarks.scaling --measure [--only 32/128/128] [--seeds 1] [--most TFLOP]
     python -m benchmarks.scaling --fit          # records -> speedrun/planner.json
 
-A point that is recorded already (same net, epochs and seed) is not run again. The table holds hyper-parameters, costs
-and held-out accuracies; it never sees the test set.
+A point that is recorded already (same net, epochs, seed and tenth) is not run again. The table holds hyper-parameters,
+costs and held-out accuracies; it never sees the test set.
 """
 
 import argparse
 import json
+import math
+import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.curve import RESULTS, recorded, run_main_job
-from speedrun import models, record
-from speedrun.config import ModelConfig
-from speedrun.errors import SpeedrunError
+from benchmarks import results
+from benchmarks.curve import run_main_job
+from benchmarks.results import recorded
+from speedrun import config as configs
+from speedrun import models
+from speedrun.config import Config
+from speedrun.errors import SpeedrunError, UsageError
 
 TABLE = Path(__file__).parent.parent / "speedrun" / "planner.json"
 HELD_OUT_TRAINING = 45_000
+# Config fields that do not touch what is learned; a point's record may have any value in them.
+FREE = (
+    "steps",
+    "seed",
+    "device",
+    "dtype",
+    "compile",
+    "data_dir",
+    "dataset",
+    "out",
+    "holdout",
+    "holdout_fold",
+    "quiet",
+    "json",
+)
+SCORED = {"tta": "full", "uncertain_share": 1.0}  # how the images held out are: all six views of each
 ABOUT = (
     "Made by `python -m benchmarks.scaling --fit` from the committed records; not edited by hand. A point is a net "
     "trained for `epochs` on 45,000 training images: its training operations (three forward passes an image) and its "
-    "accuracy on the other 5,000 with six views, mean over seeds. speed: operations a second as a share of the "
-    "probe's, as timed on two cores of the CPU that measured the points. forward_flops: operations to evaluate an "
-    "image at the last resolution. `measured: false` marks nets for budgets that no CPU reaches, whose one point is a "
-    "guess after published test accuracies of similar nets."
+    "accuracy on the other 5,000 with six views, mean over seeds, each of which holds out another tenth; by how much a "
+    "tenth is harder or easier than their mean is taken out of it. speed: operations a second as a share of the "
+    "probe's, median over the runs on CPUs. forward_flops: operations to evaluate an image at the last resolution. "
+    "`measured: false` marks nets for budgets that no CPU reaches, whose one point is a guess after published test "
+    "accuracies of similar nets."
 )
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A net with its dials and the lengths, in epochs, at which it is measured."""
+    """A net with its dials, config fields by dotted name, and the lengths, in epochs, at which it is measured."""
 
-    widths: tuple[int, ...]
-    depth: int
-    resolutions: tuple[int, ...]
-    batch_size: int
-    cutout: int
-    lr: float
-    speed: float
+    dials: dict[str, Any]
     epochs: tuple[float, ...]
 
     @property
     def name(self) -> str:
-        return "/".join(map(str, self.widths)) + ("" if self.depth == 2 else f" depth {self.depth}")
+        widths = "/".join(map(str, self.dials["model.widths"]))
+        return widths if self.dials["model.depth"] == 2 else f"{widths} depth {self.dials['model.depth']}"
 
     def flags(self, epochs: float) -> list[str]:
         """The command line of the main job that measures a point."""
-        steps = round(epochs * (HELD_OUT_TRAINING // self.batch_size))
-        fields = {
-            "model.widths": ",".join(map(str, self.widths)),
-            "model.depth": self.depth,
-            "resolutions": ",".join(map(str, self.resolutions)),
-            "batch_size": self.batch_size,
-            "augment.cutout": self.cutout,
-            "optim.lr": self.lr,
-        }
-        settings = [word for name, value in fields.items() for word in ("--set", f"{name}={value}")]
+        steps = round(epochs * (HELD_OUT_TRAINING // self.dials["batch_size"]))
+        settings = [word for name, value in self.dials.items() for word in ("--set", f"{name}={_text(value)}")]
         return ["--steps", str(steps), "--holdout", "--tta", "full", "--dataset", "cifar10", *settings]
 
     def matches(self, run: dict[str, Any]) -> bool:
         """Whether a record is of this net with these dials, on the split and to the end of a fixed number of steps."""
-        config = run.get("config", {})
         return (
             run["kind"] == "run"
             and run["status"] == "complete"
             and run["budget_seconds"] is None
             and run["dataset"] == "cifar10"
             and "held out" in run["split"]["scored"]
-            and tuple(config["model"]["widths"]) == self.widths
-            and config["model"]["depth"] == self.depth
-            and tuple(config["resolutions"]) == self.resolutions
-            and config["batch_size"] == self.batch_size
-            and config["augment"]["cutout"] == self.cutout
-            and config["optim"]["lr"] == self.lr
+            and self._configured(run["config"])
         )
+
+    def _configured(self, plain: dict[str, Any]) -> bool:
+        """Whether a config, as JSON values, is of this net; what may differ is taken from it."""
+        try:
+            given = configs.from_dict(Config, plain)
+        except UsageError:  # another version's, with fields of which nothing is known here
+            return False
+        free = {name: getattr(given, name) for name in FREE}
+        return given == configs.override(replace(Config(), **free), {**self.dials, **SCORED})
 
     def flops(self, size: int) -> int:
         """Operations of an image's forward pass."""
-        return models.forward_flops(models.build(ModelConfig(widths=self.widths, depth=self.depth), 10), size)
+        model = configs.override(Config(), self.dials).model
+        return models.forward_flops(models.build(model, 10), size)
+
+    def training_flops(self) -> float:
+        """Operations to train on one image: three forward passes, each resolution for an equal share."""
+        sizes = self.dials["resolutions"]
+        return 3 * sum(map(self.flops, sizes)) / len(sizes)
+
+
+def candidate(
+    widths: tuple[int, ...],
+    resolutions: tuple[int, ...],
+    batch_size: int,
+    lr: float,
+    epochs: tuple[float, ...],
+    *,
+    depth: int = 2,
+    cutout: int = 0,
+) -> Candidate:
+    """A candidate of the family `speednet`."""
+    dials = {
+        "model.widths": widths,
+        "model.depth": depth,
+        "resolutions": resolutions,
+        "batch_size": batch_size,
+        "augment.cutout": cutout,
+        "optim.lr": lr,
+    }
+    return Candidate(dials, epochs)
 
 
 CANDIDATES = (
-    Candidate((32, 64, 64), 2, (16, 20, 24), 250, 0, 0.24, 0.75, (0.5, 1.0, 2.0)),
-    Candidate((32, 64, 128), 2, (20, 24, 28), 250, 0, 0.24, 0.9, (0.6, 1.5, 3.0)),
-    Candidate((32, 128, 128), 2, (24, 28, 32), 500, 0, 0.2, 1.05, (0.7, 1.5, 3.0, 6.0)),
-    Candidate((64, 128, 256), 2, (24, 28, 32), 500, 0, 0.2, 1.3, (1.5, 4.0)),
-    Candidate((64, 256, 256), 2, (24, 28, 32), 1000, 0, 0.24, 1.5, (1.0, 3.0, 8.0)),
+    candidate((32, 64, 64), (16, 20, 24), 250, 0.24, (0.5, 1.0, 2.0)),
+    candidate((32, 64, 128), (20, 24, 28), 250, 0.24, (0.6, 1.5, 3.0)),
+    candidate((32, 128, 128), (24, 28, 32), 500, 0.2, (0.7, 1.5, 3.0, 6.0)),
+    candidate((64, 128, 256), (24, 28, 32), 500, 0.2, (1.5, 4.0, 6.0)),
+    candidate((64, 256, 256), (24, 28, 32), 1000, 0.24, (1.0, 3.0, 8.0)),
+    candidate((96, 384, 384), (24, 28, 32), 1000, 0.24, (2.0, 4.0, 8.0)),
 )
 
 # Nets for budgets that no CPU reaches, so that a GPU has something to choose: guesses after what similar nets reached
 # elsewhere (airbench96's, trained by SGD with a proxy, 0.9603; twice its width for 250 epochs, about 0.972). They stand
 # in the table marked `measured: false` until a GPU has measured them on the split.
 PUBLISHED = (
-    (Candidate((128, 384, 512), 3, (24, 28, 32), 1024, 12, 0.24, 1.5, (45.0,)), 0.9603),
-    (Candidate((256, 768, 1024), 3, (24, 28, 32), 1024, 12, 0.24, 1.5, (250.0,)), 0.972),
+    (candidate((128, 384, 512), (24, 28, 32), 1024, 0.24, (45.0,), depth=3, cutout=12), 0.9603),
+    (candidate((256, 768, 1024), (24, 28, 32), 1024, 0.24, (250.0,), depth=3, cutout=12), 0.972),
 )
 
 
-def measure(candidates: Sequence[Candidate], seeds: int, extra: Sequence[str]) -> None:
-    """Run and record every point that is not recorded yet, cheapest net first."""
+def measure(candidates: Sequence[Candidate], seeds: int, most_flops: float, extra: Sequence[str]) -> None:
+    """Run and record every point of at most `most_flops` that is not recorded yet, cheapest net first."""
     for candidate in candidates:
         for epochs in candidate.epochs:
+            if epochs * HELD_OUT_TRAINING * candidate.training_flops() > most_flops:
+                continue
             flags = candidate.flags(epochs)
             for seed in range(seeds):
                 if any(candidate.matches(run) and _is_point(run, flags, seed) for run in recorded()):
                     continue
-                run = run_main_job([*flags, "--seed", str(seed), *extra])
-                record.append(RESULTS / f"{record.device_slug(run['device']['name'])}.jsonl", run)
+                run = run_main_job([*flags, "--seed", str(seed), "--set", f"holdout_fold={seed % 10}", *extra])
+                results.add(run)
                 print(f"{candidate.name}, {epochs:g} epochs, seed {seed}: {run['accuracy']:.4f}", flush=True)
 
 
+def _chosen(names: str | None) -> list[Candidate]:
+    """The candidates of these names, separated by commas; all of them for None. Raises UsageError."""
+    known = {candidate.name: candidate for candidate in CANDIDATES}
+    chosen = list(known) if names is None else names.split(",")
+    unknown = [name for name in chosen if name not in known]
+    if unknown:
+        raise UsageError(f"no net is named {unknown[0]!r}; there are {', '.join(known)}")
+    return [known[name] for name in known if name in chosen]
+
+
 def _is_point(run: dict[str, Any], flags: Sequence[str], seed: int) -> bool:
-    return run["config"]["steps"] == int(flags[1]) and run["seed"] == seed
+    return run["config"]["steps"] == int(flags[1]) and run["seed"] == seed and _fold(run) == seed % 10
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def fit() -> dict[str, Any]:
     """The planner's table from the records of all devices. Raises SpeedrunError where a candidate has no point."""
     runs = recorded()
-    rungs = [_rung(candidate, [run for run in runs if candidate.matches(run)]) for candidate in CANDIDATES]
+    measured = [[run for run in runs if candidate.matches(run)] for candidate in CANDIDATES]
+    hardness = fold_hardness(measured)
+    rungs = [_rung(candidate, runs, hardness) for candidate, runs in zip(CANDIDATES, measured, strict=True)]
     for candidate, accuracy in PUBLISHED:
-        rung = _rung(candidate, [])
-        flops = candidate.epochs[0] * 50_000 * _training_flops(candidate)
-        rung["points"] = [{"epochs": candidate.epochs[0], "flops": flops, "accuracy": accuracy}]
-        rungs.append({**rung, "measured": False, "source": "a guess after published results of similar nets"})
+        epochs = candidate.epochs[0]
+        point = {"epochs": epochs, "flops": epochs * 50_000 * candidate.training_flops(), "accuracy": accuracy}
+        rungs.append(
+            {
+                **_described(candidate),
+                "speed": rungs[-1]["speed"],  # about as fast as the widest that was measured
+                "measured": False,
+                "source": "a guess after published results of similar nets",
+                "points": [point],
+            }
+        )
     return {"about": ABOUT, "rungs": rungs}
 
 
-def _training_flops(candidate: Candidate) -> float:
-    """Operations to train on one image: three forward passes, each resolution for an equal share."""
-    return 3 * sum(map(candidate.flops, candidate.resolutions)) / len(candidate.resolutions)
+def fold_hardness(measured: Sequence[Sequence[dict[str, Any]]]) -> dict[int, float]:
+    """By how much the log-error on each tenth lies above the mean of all tenths, at equal net and length.
+
+    One tenth was found 1.6 points harder than another, far more than seeds differ. Each run's log-error is taken for
+    the sum of its point's and its tenth's; alternating means give the least squares.
+    """
+    errors: dict[tuple[int, int], list[tuple[int, float]]] = defaultdict(list)
+    for rung, runs in enumerate(measured):
+        for run in runs:
+            errors[rung, run["steps"]].append((_fold(run), math.log(1 - run["accuracy"])))
+    hardness = dict.fromkeys((fold for same in errors.values() for fold, _ in same), 0.0)
+    for _ in range(100):
+        over: dict[int, list[float]] = defaultdict(list)
+        for same in errors.values():
+            point = statistics.mean(error - hardness[fold] for fold, error in same)
+            for fold, error in same:
+                over[fold].append(error - point)
+        centre = statistics.mean(map(statistics.mean, over.values())) if over else 0.0
+        hardness = {fold: statistics.mean(values) - centre for fold, values in over.items()}
+    return hardness
 
 
-def _rung(candidate: Candidate, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _fold(run: dict[str, Any]) -> int:
+    return run["config"].get("holdout_fold", 0)
+
+
+def _described(candidate: Candidate) -> dict[str, Any]:
+    return {"dials": candidate.dials, "forward_flops": candidate.flops(candidate.dials["resolutions"][-1])}
+
+
+def _rung(candidate: Candidate, runs: Sequence[dict[str, Any]], hardness: Mapping[int, float]) -> dict[str, Any]:
+    if not runs:
+        raise SpeedrunError(f"{candidate.name} has not been measured: python -m benchmarks.scaling --measure")
+    image_flops, batch_size = candidate.training_flops(), candidate.dials["batch_size"]
     by_steps: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for run in runs:
         by_steps[run["steps"]].append(run)
-    points = []
-    for steps, same in sorted(by_steps.items()):
-        points.append(
-            {
-                "epochs": round(same[0]["epochs"], 3),
-                "flops": round(steps * candidate.batch_size * _training_flops(candidate)),
-                "accuracy": round(sum(run["accuracy"] for run in same) / len(same), 4),
-                "seeds": len(same),
-            }
-        )
+    points = [
+        {
+            "epochs": round(same[0]["epochs"], 3),
+            "flops": round(steps * batch_size * image_flops),
+            "accuracy": round(1 - math.exp(statistics.mean(_log_error(run, hardness) for run in same)), 4),
+            "seeds": len(same),
+        }
+        for steps, same in sorted(by_steps.items())
+    ]
+    # Where no CPU has timed it, as fast as the probe.
+    speeds = [run["images_per_second"] * image_flops / run["flops_per_second"] for run in runs if _timed(run)] or [1.0]
     return {
-        "widths": candidate.widths,
-        "depth": candidate.depth,
-        "resolutions": candidate.resolutions,
-        "batch_size": candidate.batch_size,
-        "cutout": candidate.cutout,
-        "lr": candidate.lr,
-        "speed": candidate.speed,
-        "forward_flops": candidate.flops(candidate.resolutions[-1]),
+        **_described(candidate),
+        "speed": round(statistics.median(speeds), 3),
         "measured": True,
-        "source": f"measured on the split on {runs[0]['device']['name'] if runs else 'no device yet'}",
+        "source": f"measured on the split on {', '.join(sorted({run['device']['name'] for run in runs}))}",
         "points": points,
     }
+
+
+def _log_error(run: dict[str, Any], hardness: Mapping[int, float]) -> float:
+    """As on a tenth of mean hardness."""
+    return math.log(1 - run["accuracy"]) - hardness[_fold(run)]
+
+
+def _timed(run: dict[str, Any]) -> bool:
+    return "flops_per_second" in run and run["device"]["kind"] == "cpu"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--measure", action="store_true", help="run what is not recorded yet")
     parser.add_argument("--only", help="names of nets, separated by commas")
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=1, help="seeds 0 to this, exclusive; each holds out its own tenth")
+    parser.add_argument("--most", type=float, default=math.inf, metavar="TFLOP", help="only points that cost no more")
     parser.add_argument("--fit", action="store_true", help="write the planner's table from the records")
     options, extra = parser.parse_known_args()
-    if options.measure:
-        chosen = options.only.split(",") if options.only else [candidate.name for candidate in CANDIDATES]
-        measure([candidate for candidate in CANDIDATES if candidate.name in chosen], options.seeds, extra)
-    if options.fit:
+    both = not (options.measure or options.fit)
+    if options.measure or both:
+        measure(_chosen(options.only), options.seeds, 1e12 * options.most, extra)
+    if options.fit or both:
         TABLE.write_text(json.dumps(fit(), indent=1) + "\n", encoding="utf-8")
     return 0
 

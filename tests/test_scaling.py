@@ -1,0 +1,112 @@
+"""The fit of the planner's table: whose records count, and what a tenth's own hardness does."""
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import scaling
+from speedrun import config as configs
+from speedrun.config import Config
+from speedrun.errors import UsageError
+
+NET = scaling.CANDIDATES[0]
+
+
+def run(accuracy: float, *, steps: int = 100, fold: int = 0, **changes: Any) -> dict[str, Any]:
+    """What the fit reads of a record."""
+    asked = {**NET.dials, "steps": steps, "holdout": True, "holdout_fold": fold, **scaling.SCORED, **changes}
+    return {
+        "kind": "run",
+        "status": "complete",
+        "dataset": "cifar10",
+        "split": {"train": "train[45000 of 50000]", "scored": "train[5000 of 50000, held out]"},
+        "config": configs.to_dict(configs.override(Config(), asked)),
+        "budget_seconds": None,
+        "device": {"name": "Abacus", "kind": "cpu"},
+        "steps": steps,
+        "epochs": steps * 250 / 45_000,
+        "accuracy": accuracy,
+        "images_per_second": 1000.0,
+        "flops_per_second": 1000.0 * NET.training_flops() / 2,
+    }
+
+
+def test_a_record_counts_for_the_net_with_all_its_dials():
+    assert NET.matches(run(0.8))
+    assert NET.matches(run(0.8, fold=3, seed=7, dtype="float32"))
+    others = ({"batch_size": 251}, {"optim.lr": 0.1}, {"optim.momentum": 0.7}, {"augment.translate": 3})
+    for changes in (*others, {"tta": "none"}, {"uncertain_share": 0.25}, {"normalise": False}):
+        assert not NET.matches(run(0.8, **changes))
+    assert not scaling.CANDIDATES[1].matches(run(0.8))
+    assert not NET.matches({**run(0.8), "split": {"train": "train[50000]", "scored": "test[10000]"}})
+    assert not NET.matches({**run(0.8), "budget_seconds": 60.0})
+    assert not NET.matches({**run(0.8), "config": {**run(0.8)["config"], "of_another_version": 1}})
+
+
+def test_the_hardness_of_a_tenth_is_found_from_what_was_measured_on_several():
+    hard = {0: 0.10, 1: -0.04, 2: -0.06}
+    runs = [run(1 - 0.3 * math.exp(hard[fold]), steps=100, fold=fold) for fold in hard]
+    runs += [run(1 - 0.2 * math.exp(hard[fold]), steps=200, fold=fold) for fold in (0, 1)]
+    assert scaling.fold_hardness([runs]) == pytest.approx(hard)
+
+
+def test_a_point_measured_on_a_hard_tenth_alone_is_corrected():
+    runs = [run(1 - 0.3 * math.exp(h), fold=fold) for fold, h in enumerate((0.1, -0.1))]
+    runs.append(run(1 - 0.2 * math.exp(0.1), steps=200, fold=0))
+    found = scaling._rung(NET, runs, scaling.fold_hardness([runs]))
+    assert [point["accuracy"] for point in found["points"]] == pytest.approx([0.7, 0.8])
+    assert [point["seeds"] for point in found["points"]] == [2, 1]
+    assert found["speed"] == 2.0
+
+
+def test_a_net_that_only_gpus_have_measured_is_taken_for_as_fast_as_the_probe():
+    runs = [{**run(0.8), "device": {"name": name, "kind": "cuda"}} for name in ("Slate", "Abacus", "Slate")]
+    found = scaling._rung(NET, runs, scaling.fold_hardness([runs]))
+    assert (found["speed"], found["source"]) == (1.0, "measured on the split on Abacus, Slate")
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
+    """The words of the runs that a command would have made; each is recorded, and scores the more the longer it is."""
+    asked: list[list[str]] = []
+    records: list[dict[str, Any]] = []
+
+    def run_main_job(words: list[str]) -> dict[str, Any]:
+        asked.append(words)
+        settings = dict(word.split("=", 1) for word in words if "=" in word)
+        steps, seed = int(words[words.index("--steps") + 1]), int(words[words.index("--seed") + 1])
+        return {**run(1 - 1 / steps, steps=steps, seed=seed, **settings), "seed": seed}
+
+    monkeypatch.setattr(scaling, "CANDIDATES", scaling.CANDIDATES[:2])
+    monkeypatch.setattr(scaling, "PUBLISHED", ())
+    monkeypatch.setattr(scaling, "TABLE", tmp_path / "planner.json")
+    monkeypatch.setattr(scaling, "run_main_job", run_main_job)
+    monkeypatch.setattr(scaling, "recorded", lambda: records)
+    monkeypatch.setattr(scaling.results, "add", records.append)
+    return asked
+
+
+def test_one_command_measures_what_is_missing_and_fits(measured: list[list[str]], monkeypatch: pytest.MonkeyPatch):
+    first, second = scaling.CANDIDATES
+    monkeypatch.setattr(sys, "argv", ["scaling", "--seeds=2"])
+    assert scaling.main() == 0
+    assert len(measured) == 2 * (len(first.epochs) + len(second.epochs))
+    assert scaling.main() == 0
+    assert len(measured) == 2 * (len(first.epochs) + len(second.epochs))  # all of it was there
+    rungs = json.loads(scaling.TABLE.read_text())["rungs"]
+    assert [[point["epochs"] for point in rung["points"]] for rung in rungs] == [
+        list(first.epochs),
+        list(second.epochs),
+    ]
+    assert {point["seeds"] for rung in rungs for point in rung["points"]} == {2}
+
+
+def test_a_net_that_is_not_there_is_not_measured(measured: list[list[str]], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "argv", ["scaling", "--measure", "--only=32/64/63"])
+    with pytest.raises(UsageError, match="no net is named '32/64/63'; there are 32/64/64, 32/64/128"):
+        scaling.main()
+    assert measured == []
