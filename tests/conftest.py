@@ -3,8 +3,12 @@
 The real CIFAR-10 is found by $SPEEDRUN_DATA alone; without it its tests skip.
 """
 
+import json
 import os
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 # Before anything imports torch or Triton. The driver's device tells of CUDA without importing torch.
 if not Path("/dev/nvidiactl").exists():
@@ -14,6 +18,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
+from processes import TINY_NET
+
+from speedrun import record
+from speedrun.config import Config, override
+
+NET_SETTINGS = dict(word.removeprefix("--set=").split("=", 1) for word in TINY_NET if word.startswith("--set="))
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +52,16 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     test_images, test_labels = colour_classes(200, seed=1)
     np.savez(path, images=images, labels=labels, test_images=test_images, test_labels=test_labels)
     return path
+
+
+def tiny(data: Path, out: Path, settings: Mapping[str, str] | None = None, **changes: Any) -> Config:
+    """A config of 40 steps of a tiny net in float32; `settings` by dotted names, `changes` by fields of the config."""
+    base = override(Config(quiet=True, device="cpu"), {**NET_SETTINGS, **(settings or {})})
+    return replace(base, **{"dataset": str(data), "out": out, "steps": 40, "dtype": "float32", "seed": 3, **changes})
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record in the folder of a run, which follows its schema and is as it was written."""
+    found = json.loads((folder / "result.json").read_text())
+    assert record.check(found) == []
+    return found

@@ -12,8 +12,8 @@ from speedrun.config import Config
 from speedrun.errors import UsageError
 
 FLAGS = (
-    "--help --seconds --steps --recipe --seed --runs --device --dtype --compile --tta --data-dir --dataset --out "
-    "--holdout --quiet --json --dry-run --set --config"
+    "--help --seconds --target --steps --epochs --recipe --seed --runs --device --dtype --compile --tta --data-dir "
+    "--dataset --out --holdout --quiet --json --dry-run --set --config --resume"
 )
 
 
@@ -24,7 +24,8 @@ def test_the_flags_are_these_and_no_others():
 
 
 def test_the_commands_are_these_and_no_others():
-    assert list(cli.COMMANDS) == ["fetch", "recipes"]
+    jobs = "plan fetch recipes describe predict ensemble search doctor ablate plot export track"
+    assert list(cli.COMMANDS) == jobs.split()
 
 
 def test_without_arguments_it_is_the_default_recipe():
@@ -107,7 +108,7 @@ def faults(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Path:
 
 
 @pytest.mark.parametrize(("arguments", "code", "message"), BAD_INPUT.values(), ids=BAD_INPUT)
-def test_bad_input_gets_one_line_and_its_exit_code(
+def test_W1_F3_bad_input_gets_one_line_and_its_exit_code(
     arguments: list[str], code: int, message: str, faults: Path, tiny_data: Path, tmp_path: Path
 ):
     before = sorted(faults.iterdir())
@@ -160,7 +161,7 @@ def test_L4_a_folder_that_holds_a_run_is_refused(tiny_data: Path, tmp_path: Path
     assert [(path.name, path.read_text()) for path in out.iterdir()] == [("result.json", "{}")]
 
 
-def test_the_least_seconds_that_it_names_are_enough(tiny_data: Path, tmp_path: Path):
+def test_W1_the_least_seconds_that_it_names_are_enough(tiny_data: Path, tmp_path: Path):
     ended = speedrun(f"--dataset={tiny_data}", "--seconds=1", "--quiet", *TINY_NET)
     least = int(ended.stderr.partition("--seconds ")[2].split()[0])
     assert 1 < least < 15
@@ -228,7 +229,7 @@ def test_a_dry_run_as_json_is_one_line(tiny_data: Path, tmp_path: Path):
     ended = speedrun("--dry-run", "--json", f"--dataset={tiny_data}", *TINY_NET, cwd=tmp_path)
     assert ended.code == 0
     plan = json.loads(one_line(ended.stdout))["plan"]
-    assert (plan["widths"], plan["batch_size"], plan["resolutions"]) == ([8, 8, 8], 50, [12, 16])
+    assert (plan["model.widths"], plan["batch_size"], plan["resolutions"]) == ([8, 8, 8], 50, [12, 16])
     assert os.listdir(tmp_path) == []
 
 

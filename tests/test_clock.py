@@ -73,7 +73,7 @@ def test_the_deadline_counts_from_the_start():
     assert budget.remaining() == -1.0
 
 
-def test_only_a_transfer_extends_the_deadline_and_it_is_recorded():
+def test_W2_only_a_transfer_extends_the_deadline_and_it_is_recorded():
     budget = Clock(60.0, start=1000.0, now=FakeTime())
     budget.extend(7.5)
     budget.extend(0.5)

@@ -10,7 +10,7 @@ import torch
 from processes import environment, one_line, run
 from torch import Tensor, nn
 
-from speedrun.compiler import Forward, compile_net, use_cache
+from speedrun.compiler import Forward, compile_net, compiled_before, remember, use_cache
 
 INPUT = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
 
@@ -167,3 +167,24 @@ def test_torchs_compiler_itself_and_its_cache(tmp_path: Path):
         pytest.skip("there is no C++ compiler here")
     assert cold == "False|False|True|"
     assert warm == "False|True|True|"  # the second process finds the first one's work
+
+
+def test_what_was_compiled_is_remembered_in_the_cache_for_this_torch_and_device(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    assert compiled_before("Abacus") == frozenset()
+    for name in ("default a", "default b", "default a"):
+        remember("Abacus", name)
+    assert compiled_before("Abacus") == {"default a", "default b"}
+    assert len((tmp_path / "compiled.txt").read_text().splitlines()) == 2
+    assert compiled_before("Slide rule") == frozenset()
+    monkeypatch.setattr(torch, "__version__", "0.1")
+    assert compiled_before("Abacus") == frozenset()
+
+
+def test_a_cache_that_cannot_be_written_remembers_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "file"))
+    remember("Abacus", "default a")
+    assert compiled_before("Abacus") == frozenset()

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from speedrun import device, record
+from speedrun import device, schema
 from speedrun.errors import SpeedrunError, UsageError
 
 CPU = torch.device("cpu")
@@ -115,7 +115,7 @@ def test_a_dtype_that_is_asked_for_is_taken(dtype: str):
 
 def test_a_cpu_is_described_as_records_want_it():
     described = device.describe(CPU)
-    assert set(described) == set(record.DEVICE)
+    assert set(described) == set(schema.DEVICE)
     assert (described["kind"], described["driver"]) == ("cpu", None)
     assert described["name"]
     assert described["memory"] == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -188,7 +188,7 @@ def test_W8_the_host_is_never_more_than_the_windows_depth_ahead(monkeypatch: pyt
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_is_described_as_records_want_it():
     described = device.describe(torch.device("cuda", 0))
-    assert set(described) == set(record.DEVICE)
+    assert set(described) == set(schema.DEVICE)
     assert described["kind"] == "cuda"
     assert described["memory"] > 2**30
     assert described["capability"] == ".".join(map(str, torch.cuda.get_device_capability(0)))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from speedrun import planner
 from speedrun.evaluate import VIEWS, Evaluator, accuracy, views
 from speedrun.stream import Normalization
 
@@ -72,7 +73,7 @@ def plenty() -> float:
 @pytest.mark.parametrize("tta", VIEWS)
 def test_the_weights_of_the_views_add_up_to_one(tta: str):
     assert sum(VIEWS[tta].values()) == 1.0
-    assert views(tta) == len(VIEWS[tta])
+    assert views(tta) == len(VIEWS[tta]) == planner.VIEWS[tta]
     assert next(iter(VIEWS[tta])) == (False, (0, 0))
 
 
@@ -179,5 +180,5 @@ def test_the_net_is_evaluated_without_gradients():
 
 def test_accuracy_is_the_share_that_is_right():
     logits = torch.eye(4)[[0, 1, 2, 3, 0]]
-    assert accuracy(logits, torch.tensor([0, 1, 2, 0, 3])) == pytest.approx(0.6)
+    assert accuracy(logits, torch.tensor([0, 1, 2, 0, 3])) == 0.6  # to the bit, for a target may be just that
     assert accuracy(logits, torch.tensor([0, 1, 2, 3, 0])) == 1.0

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import readme
-from speedrun import cli
+from speedrun import cli, trials
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -27,6 +27,11 @@ def test_B2_there_are_commands_to_check():
 def test_B2_a_command_of_the_readme_parses(line, monkeypatch, tmp_path):
     words = shlex.split(line, comments=True)[3:]
     if words and words[0] in cli.COMMANDS:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(trials, "run", lambda job, start: 0)
+        # Words that do not parse are exit 2; there is no earlier run here.
+        codes = {"ensemble": 0, "search": 0, "ablate": 0, "predict": 1, "export": 1, "plot": 1, "track": 1}
+        assert words[0] not in codes or cli.main(words, 0.0) == codes[words[0]]
         return
     if "--config" in words:
         (tmp_path / "config.json").write_text("{}")

@@ -13,25 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import colour_classes
+from conftest import colour_classes, read_record, tiny
 from processes import TINY_NET, Ended, environment, one_line, run, start
 from processes import speedrun as command
 
 import speedrun
 from speedrun import checkpoint, config, record
 from speedrun.clock import PHASES
-from speedrun.config import Config
 from speedrun.errors import DataError, SpeedrunError, UsageError
 from speedrun.metrics import MetricsWriter
 from speedrun.run import Result
-
-SETTINGS = dict(word.removeprefix("--set=").split("=", 1) for word in TINY_NET if word.startswith("--set="))
-
-
-def tiny(data: Path, out: Path, **changes: Any) -> Config:
-    """A config of 40 steps in float32; `changes` are fields of the config."""
-    base = config.override(Config(quiet=True, device="cpu"), SETTINGS)
-    return replace(base, **{"dataset": str(data), "out": out, "steps": 40, "dtype": "float32", "seed": 3, **changes})
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -41,12 +32,6 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 def same_weights(a: Path, b: Path) -> bool:
     first, second = weights(a), weights(b)
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    found = json.loads((folder / "result.json").read_text())
-    assert record.check(found) == []
-    return found
 
 
 def losses(folder: Path) -> list[float]:
@@ -363,7 +348,8 @@ def test_images_of_other_shapes_are_taken(shape: tuple[int, int], tmp_path: Path
     [
         {"optim.ema": "0.8"},
         {"model.depth": "3", "model.activation": "silu"},
-        {"optim.filters": "sgd", "optim.lr": "0.002", "optim.warmup": "0.3"},
+        {"optim.filters": "sgd", "optim.lr": "0.3", "optim.warmup": "0.3"},
+        {"optim.filters": "adamw", "optim.lr": "0.01", "optim.clip": "1", "optim.schedule": "cosine"},
         {"augment.flip": "random", "augment.padding": "zero", "augment.cutout": "4", "tta": "mirror"},
         {"dtype": "bfloat16"},
         {"batch_size": "10000", "steps": "60"},
@@ -378,22 +364,22 @@ def test_other_settings_train_too(settings: dict[str, str], tiny_data: Path, tmp
 
 
 HANG = """
-import sys, time
-from speedrun import cli, clock{what}
-sys.exit(cli.main(sys.argv[1:], clock.process_start()))
+import time
+from speedrun import __main__{what}
+__main__.main()
 """
 
 
 def test_W11_a_training_that_hangs_is_ended_in_time_with_a_record(tiny_data: Path, tmp_path: Path):
-    code = HANG.format(what=", session\nsession.train = lambda *_, **__: time.sleep(60)")
+    code = HANG.format(what=", training\ntraining.train = lambda *_, **__: time.sleep(60)")
     out = tmp_path / "out"
-    ended = run(["-c", code, "--seconds=7", f"--dataset={tiny_data}", f"--out={out}", "--quiet", *TINY_NET], limit=30)
-    assert ended.seconds < 7
+    ended = run(["-c", code, "--seconds=10", f"--dataset={tiny_data}", f"--out={out}", "--quiet", *TINY_NET], limit=30)
+    assert ended.seconds < 10
     assert (ended.code, ended.stdout) == (-signal.SIGKILL, "")
     assert str(out / "result.json") in one_line(ended.stderr)
     found = read_record(out)
-    assert (found["status"], found["budget_seconds"]) == ("timeout", 7.0)
-    assert 6 < found["wall_seconds"] < 7
+    assert (found["status"], found["budget_seconds"]) == ("timeout", 10.0)
+    assert 5 < found["wall_seconds"] < 10
 
 
 def test_W11_an_import_that_hangs_is_ended_in_time(tiny_data: Path, tmp_path: Path):
@@ -440,7 +426,7 @@ def test_a_crash_leaves_a_record_that_says_so(tiny_data: Path, tmp_path: Path, m
     def crash(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("a fault")
 
-    monkeypatch.setattr("speedrun.session.train", crash)
+    monkeypatch.setattr("speedrun.training.train", crash)
     with pytest.raises(ZeroDivisionError, match="a fault"):
         speedrun.train(tiny(tiny_data, tmp_path / "out"))
     assert read_record(tmp_path / "out")["status"] == "failed"

@@ -20,6 +20,7 @@ from test_record import a_run
 
 from speedrun import live, screen
 from speedrun.screen import LineScreen, Progress
+from speedrun.summary import rounded
 
 ROOT = Path(__file__).parent.parent
 BIG = Progress(
@@ -230,6 +231,14 @@ def test_the_summary_of_runs_gives_mean_deviation_and_interval():
 )
 def test_minutes(seconds: float, text: str):
     assert screen.minutes(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "digits", "text"),
+    [(0.512, 2, "0.51"), (99.7, 2, "100"), (1234, 2, "1,234"), (305.23, 4, "305.2"), (12345.6, 4, "12,346")],
+)
+def test_rounded(number: float, digits: int, text: str):
+    assert rounded(number, digits) == text
 
 
 def test_a_reader_that_went_away_ends_nothing():
