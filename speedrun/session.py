@@ -33,8 +33,10 @@ from speedrun.watchdog import MARGIN
 # Seconds between the last file and the deadline: the process must also be gone by then, before its watchdog acts.
 END_MARGIN = MARGIN + 0.35
 SAVE_SECONDS = 0.15
-# Evaluation was timed on one batch; what it takes varies by a few percent.
+# Evaluation was timed on one batch; what it takes varies by a few percent. Beside other processes it may vary by far
+# more: further views give way then, and where there are none, this much of one more is kept.
 EVALUATION_MARGIN = 1.1
+LEAST_VIEWS = 1.3
 COMPILE_SHARE = 0.25
 
 
@@ -138,7 +140,7 @@ class Session:
 
     def reserve(self) -> float:
         """Seconds to keep for evaluating and saving, on a machine as slow as it is now."""
-        seen = 1 + self.plan.uncertain_share * (views(self.plan.tta) - 1)
+        seen = max(LEAST_VIEWS, 1 + self.plan.uncertain_share * (views(self.plan.tta) - 1))
         validation = self.validator.seconds_left if self.validator else 0.0
         evaluation = EVALUATION_MARGIN * (seen * self.costs.view + validation) * max(1.0, self.pacer.slowdown)
         return evaluation + self._save_seconds() + END_MARGIN + self.pressure.exit_seconds()
