@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import curve, systems
+from benchmarks import curve, standings, systems
 from benchmarks.results import by_newest_commit, recorded
 from benchmarks.rows import machine, net_name, place
 
@@ -80,6 +80,7 @@ def _medians(newest: dict[tuple[str, str, int, int], dict[str, Any]]) -> str:
 TABLES = {
     "curve": curve.table,
     "targets": curve.target_table,
+    "records": standings.table,
     "kernels": kernels,
     "steps": steps,
     "systems": systems.table,

@@ -242,6 +242,16 @@ TIMINGS: Table = {
         ),
     ),
 }
+RECORD: Table = {
+    **_CIRCUMSTANCES,
+    "contender": Field(str, "speedrun, or the name of another's script"),
+    "target": Field(float, "accuracy to reach", low=0, high=1),
+    "dataset": RUN["dataset"],
+    "accuracies": Field(list, "of each run, with test views", each=Field(float, "fraction", low=0, high=1)),
+    "seconds": Field(list, "of each run, by airbench's clock", each=_SECONDS),
+    "p": Field(float, "one-sided, of a mean above the target, of all runs so far", null="always", low=0, high=1),
+    "config": Field(dict, "of our first run; null of another's", null="always"),
+}
 PART: Table = {
     "part": Field(str, "of the suite"),
     "quick": Field(bool, "whether it was the short form"),
@@ -256,6 +266,7 @@ KINDS: dict[str, Table] = {
     "ablation": ABLATION,
     "prediction": PREDICTION,
     "suite": PART,
+    "record": RECORD,
     "kernel": {**VALUES, **{name: replace(field, required=False) for name, field in _CIRCUMSTANCES.items()}},
     "step": STEP,
     "soak": {**_CIRCUMSTANCES, **VALUES},

@@ -78,6 +78,12 @@ def welch(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> W
     return Welch(difference, half_width, t, freedom, 2 * (1 - student_probability(abs(t), freedom)))
 
 
+def below(a: Sequence[float], b: Sequence[float]) -> float:
+    """The one-sided p of Welch's test that the mean of `a` lies below that of `b`; NaN where `welch` has none."""
+    test = welch(a, b)
+    return test.p / 2 if test.difference < 0 else 1 - test.p / 2
+
+
 class Ratio(NamedTuple):
     """A ratio of two means and its interval; the ends are NaN where a side has a single measurement."""
 

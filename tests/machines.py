@@ -96,3 +96,13 @@ def two_that_differ(tmp_path: Path) -> Comparison:
     second = [*runs(gpu(HOSTILE), 0.95, 0.952), a_step(gpu(HOSTILE), (0.005, 0.006)), a_kernel(gpu(HOSTILE), 1e-5)]
     target = runs(gpu("A"), 0.95, config={"target": 0.94}, budget_seconds=None)
     return two(tmp_path, [*first, *target, a_kernel(gpu("A"), 2e-5, dtype="bfloat16")], second)
+
+
+GPU_RECORD = {"contender": "speedrun", "target": 0.94, "dataset": "cifar10", "p": None, "config": None}
+
+
+def a_record(
+    device: dict[str, Any], contender: str, accuracies: list[float], seconds: list[float], **changes: Any
+) -> dict[str, Any]:
+    runs = {"contender": contender, "accuracies": accuracies, "seconds": seconds}
+    return {**envelope("record", device), **circumstances(contender=contender), **GPU_RECORD, **runs, **changes}

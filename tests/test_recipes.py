@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import speedrun
-from speedrun import checkpoint, config, models, recipes, space
+from speedrun import checkpoint, config, models, planner, recipes, space
 from speedrun.config import Config, ModelConfig
 from speedrun.errors import UsageError
 
@@ -30,10 +30,11 @@ PUBLISHED = {
     "resnet4.9m": (50, 128, 1e-3, "adamw"),
 }
 SYSTEMS = [*PARAMETERS, *(f"{name}-published" for name in PARAMETERS)]
+TIERS = [f"speednet-{percent}" for percent in (94, 95, 96, 97)]
 
 
 def test_every_system_has_its_two_settings():
-    assert set(recipes.names()) == {"speednet", *SYSTEMS}
+    assert set(recipes.names()) == {"speednet", *TIERS, *SYSTEMS}
     assert recipes.job("resnet34-ensemble") == ("ensemble", "--members=10")
 
 
@@ -101,7 +102,28 @@ def short(name: str, data: Path, out: Path, **changes: object) -> Config:
     return replace(short, **changes)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("name", TIERS)
+def test_a_tier_leaves_the_planner_nothing_to_choose_and_is_promised_nothing(name: str):
+    config = recipes.get(name)
+    for seconds in (None, 600.0):
+        plan = planner.choose(config, planner.Situation("cuda", 3e14), seconds)
+        filled = plan.apply(config)
+        assert replace(filled, compile="auto") == config
+        assert plan.expected_accuracy is None
+    assert config.budget is None
+    assert f"aims at {name[-2:]} %" in recipes.summary(name)
+
+
+def test_higher_tiers_take_more_operations():
+    costs = []
+    for name in TIERS:
+        config = recipes.get(name)
+        costs.append((config.epochs or 0) * models.forward_flops(models.sketch(config.model, 10), 32))
+    assert costs == sorted(costs)
+    assert costs[-1] > 100 * costs[0]
+
+
+@pytest.mark.parametrize("name", [*SYSTEMS, *TIERS])
 def test_every_recipe_trains(name: str, tiny_data: Path, tmp_path: Path):
     result = speedrun.train(short(name, tiny_data, tmp_path / "out"))
     found = result.record

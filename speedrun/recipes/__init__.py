@@ -1,7 +1,8 @@
 """Recipes: a net and a method, each a file of this folder. Adding one = adding a file.
 
 A file has `SUMMARY`, one line, and `CONFIG`, whose field `recipe` is its name. One that remakes a published system has
-`PUBLISHED` as well, the settings of the original: they run as the recipe NAME-published.
+`PUBLISHED` as well, the settings of the original: they run as the recipe NAME-published. One with `TIERS`, configs by
+the percent that they aim at, has the recipes NAME-PERCENT too.
 
 A file may also have `SPACE`, what `search` varies (texts of `speedrun.space` by field; without it the rate), `CHANGES`,
 what `ablate` tries one by one (fields and values by what the change is called), and `JOB`, the words of the command by
@@ -38,6 +39,9 @@ def summary(name: str) -> str:
     _known(name)
     if name.endswith(_PUBLISHED):
         return f"{name.removesuffix(_PUBLISHED)} with its published epochs, batch and rate"
+    base, _, percent = name.rpartition("-")
+    if base in _modules() and percent in getattr(_modules()[base], "TIERS", {}):
+        return f"{base} of a fixed size and length that aims at {percent} %"
     return _modules()[name].SUMMARY
 
 
@@ -58,7 +62,7 @@ def job(name: str) -> tuple[str, ...]:
 
 def _extra(name: str, what: str, otherwise: Any) -> Any:
     _known(name)
-    return getattr(_modules()[name.removesuffix(_PUBLISHED)], what, otherwise)
+    return getattr(_modules().get(name.removesuffix(_PUBLISHED)), what, otherwise)
 
 
 def _known(name: str) -> None:
@@ -84,4 +88,6 @@ def _configs() -> dict[str, Config]:
     for name, module in _modules().items():
         if hasattr(module, "PUBLISHED"):
             configs[name + _PUBLISHED] = replace(module.PUBLISHED, recipe=name + _PUBLISHED)
+        for percent, config in getattr(module, "TIERS", {}).items():
+            configs[f"{name}-{percent}"] = replace(config, recipe=f"{name}-{percent}")
     return configs
