@@ -49,7 +49,7 @@ def run_main_job(
 
 def table(records: Sequence[dict[str, Any]]) -> str:
     """Markdown: a row a device and budget, means over the seeds of the newest commit that was measured."""
-    counted = (run for run in records if _counts(run) and _target(run) is None)
+    counted = (run for run in records if counts(run) and target_of(run) is None)
     groups = results.by_newest_commit(counted, lambda run: (_where(run), run["budget_seconds"]))
     if not groups:
         return ""
@@ -69,8 +69,8 @@ def table(records: Sequence[dict[str, Any]]) -> str:
 
 def target_table(records: Sequence[dict[str, Any]]) -> str:
     """Markdown: a row a device and target, of the newest commit that was measured."""
-    counted = (run for run in records if _counts(run) and _target(run) is not None)
-    groups = results.by_newest_commit(counted, lambda run: (_where(run), _target(run)))
+    counted = (run for run in records if counts(run) and target_of(run) is not None)
+    groups = results.by_newest_commit(counted, lambda run: (_where(run), target_of(run)))
     if not groups:
         return ""
     rows = [
@@ -87,14 +87,14 @@ def target_table(records: Sequence[dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
-def _counts(run: dict[str, Any]) -> bool:
+def counts(run: dict[str, Any]) -> bool:
     """Whether a record is of the default job, from a checkout, to its end and on CIFAR-10's test set."""
     return bool(
         run["kind"] == "run"
         and run["status"] in record.FINISHED
         and run["dataset"] == "cifar10"
         and run["split"]["scored"].startswith("test")
-        and (run["budget_seconds"] or _target(run))
+        and (run["budget_seconds"] or target_of(run))
         and run["expected_accuracy"] is not None  # a dial that was set by hand leaves nothing to expect
         and run["git"]
     )
@@ -102,12 +102,13 @@ def _counts(run: dict[str, Any]) -> bool:
 
 def _repeats(run: dict[str, Any], flag: str, value: float, seed: int, here: Mapping[str, Any]) -> bool:
     """Whether a record is of this budget or target and seed, on the machine, software and commit of `here`."""
-    aim = _target(run) if flag == "--target" else None if _target(run) else run.get("budget_seconds")
+    aim = target_of(run) if flag == "--target" else None if target_of(run) else run.get("budget_seconds")
     same = ("device", "versions", "git")
-    return _counts(run) and (aim, run["seed"]) == (value, seed) and all(run[name] == here[name] for name in same)
+    return counts(run) and (aim, run["seed"]) == (value, seed) and all(run[name] == here[name] for name in same)
 
 
-def _target(run: dict[str, Any]) -> Any:
+def target_of(run: dict[str, Any]) -> Any:
+    """The accuracy that a run aimed at, None if it had none."""
     return run["config"].get("target")
 
 

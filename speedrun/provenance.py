@@ -46,28 +46,34 @@ def _installed_version(name: str) -> str | None:
     return None
 
 
-def git_state() -> dict[str, Any] | None:
-    """Commit of the checkout that this package lies in, and whether its code was changed since; else None.
+# What the state of the code does not depend on: appended results and documents.
+_NO_CODE = (":(exclude)benchmarks/results", ":(exclude)*.md")
 
-    Appended benchmark results and documents do not make the code dirty; neither do new files outside its packages.
-    Never raises.
+
+def git_state() -> dict[str, Any] | None:
+    """The commit that last changed the code of the checkout that this package lies in, and whether it was changed
+    since; None elsewhere.
+
+    Results and documents that were added, committed or not, leave both as they were, so that runs before and after are
+    of one code; so do new files outside its packages. Never raises.
     """
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():  # installed: a repository further up would be somebody else's
         return None
-    command = ["git", "-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-C", str(root), "status"]
-    command += ["--porcelain=v2", "--branch", "--", ".", ":(exclude)benchmarks/results", ":(exclude)*.md"]
-    variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    variables["GIT_OPTIONAL_LOCKS"] = "0"
     try:
-        run = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=_GIT_SECONDS, check=True)
+        sha = _git(root, "log", "-1", "--format=%H", "--", ".", *_NO_CODE).strip()
+        lines = _git(root, "status", "--porcelain=v2", "--", ".", *_NO_CODE).splitlines()
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
     code = ("? speedrun/", "? kernels/", "? benchmarks/")
-    sha, dirty = "", False
-    for line in run.stdout.splitlines():
-        if line.startswith("# branch.oid "):
-            sha = line.rpartition(" ")[2]
-        elif line.startswith(("1 ", "2 ", "u ", *code)):
-            dirty = True
+    dirty = any(line.startswith(("1 ", "2 ", "u ", *code)) for line in lines)
     return {"sha": sha, "dirty": dirty} if re.fullmatch(SHA, sha) else None
+
+
+def _git(root: Path, *words: str) -> str:
+    """What git says. Raises where it is missing, fails or hangs."""
+    command = ["git", "-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-C", str(root), *words]
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    variables["GIT_OPTIONAL_LOCKS"] = "0"
+    run = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=_GIT_SECONDS, check=True)
+    return run.stdout

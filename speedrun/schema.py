@@ -57,7 +57,7 @@ DEVICE: Table = {
 }
 VERSIONS: Table = {name: _VERSION for name in SOFTWARE}
 GIT: Table = {
-    "sha": Field(str, "commit of the checkout", pattern=SHA),
+    "sha": Field(str, "commit that last changed the code of the checkout", pattern=SHA),
     "dirty": Field(bool, "whether its code differs from that commit"),
 }
 

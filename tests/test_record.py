@@ -335,6 +335,8 @@ def test_B5_a_dirty_tree_is_marked(checkout: Path, monkeypatch: pytest.MonkeyPat
     (checkout / "benchmarks/results/cpu.jsonl").write_text("first\nsecond\n")
     (checkout / "notes.txt").write_text("mine")
     assert record.git_state() == clean
+    git(checkout, "commit", "-qam", "results")  # the code is what it was
+    assert record.git_state() == clean
     (checkout / "speedrun/new.py").touch()
     assert record.git_state() == {**clean, "dirty": True}
     (checkout / "speedrun/new.py").unlink()
