@@ -47,6 +47,26 @@ def steps(records: Sequence[dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
+def soak(records: Sequence[dict[str, Any]]) -> str:
+    """Markdown: a row a machine, its newest soak."""
+    newest: dict[str, dict[str, Any]] = {}
+    for each in sorted(records, key=lambda each: each["started"]):
+        if each["kind"] == "soak":
+            newest[f"{each['device']['name']}, {each['device']['cores']} cores"] = each
+    if not newest:
+        return ""
+    names = ("deadlines", "signals", "resumed", "overruns", "losses", "scant", "damages", "undetected")
+    rows = [
+        "| machine | minutes | runs with a deadline and a fault | ended by a signal | resumed | overruns | losses "
+        "| refused or stopped in time | damaged files | undetected |",
+        "|---" * (2 + len(names)) + "|",
+    ]
+    for where, each in newest.items():
+        counts = " | ".join(f"{each['values'][name]:,}" for name in names)
+        rows.append(f"| {where} | {each['settings']['minutes']:g} | {counts} |")
+    return "\n".join(rows)
+
+
 def kernels(records: Sequence[dict[str, Any]]) -> str:
     """Markdown for each device: the newest medians, caches flushed, of each operation at 32 pixels."""
     devices_of: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
@@ -84,6 +104,7 @@ TABLES = {
     "kernels": kernels,
     "steps": steps,
     "systems": systems.table,
+    "soak": soak,
 }
 
 

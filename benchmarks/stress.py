@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +32,8 @@ NET = (
 )
 RUN = "import time\nfrom speedrun import __main__, clock\nbegan, seconds = clock.process_start(), {seconds}\n"
 END = "__main__.main()"
-# What is put before the run, by fault. Competitors are processes of their own, one a core.
+# What is put before the run, by fault. Competitors are processes of their own, one a core; beside them a run takes as
+# many threads as it likes, for it is threads that stall.
 FAULTS = {
     "none": "",
     "competitor": "",
@@ -45,6 +47,7 @@ FAULTS = {
         "PlainStep.__call__ = hang\n"
     ),
 }
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 OWN_FILES = {"config.json", "metrics.jsonl", "model.pt", "result.json", *CHECKPOINTS}
 
 
@@ -52,7 +55,8 @@ OWN_FILES = {"config.json", "metrics.jsonl", "model.pt", "result.json", *CHECKPO
 class Ended:
     """A run that has ended. seconds: from before its start to after its end. problems: what should not have been.
 
-    scant: stopped by its watchdog, though it did not hang, or refused: there was too little of the processor.
+    overrun: longer than it was given. scant: stopped by its watchdog, though it did not hang, or refused: there was too
+    little of the processor.
     """
 
     what: str
@@ -77,7 +81,9 @@ def small_data(path: Path) -> Path:
 def deadline_run(data: Path, out: Path, seconds: float, fault: str) -> Ended:
     """A run of `seconds` with a fault, measured from outside. It must end in time and leave what belongs to its end."""
     arguments = [f"--seconds={seconds}", f"--dataset={data}", f"--out={out}", "--quiet", *NET]
-    environment = {"OMP_NUM_THREADS": "1"}
+    environment = dict(ONE_THREAD)
+    if fault == "competitor":
+        environment = {}
     if fault == "compile":
         arguments.append("--compile=default")
         environment["TORCHINDUCTOR_CACHE_DIR"] = str(out.parent / f"{out.name}-cache")
@@ -88,16 +94,11 @@ def deadline_run(data: Path, out: Path, seconds: float, fault: str) -> Ended:
         if fault == "competitor":
             time.sleep(seconds / 2)
             competitors += [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cores())]
-        process.wait(timeout=seconds + 30)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+        end, stderr = _end(process, seconds + 30)
     finally:
-        took = time.monotonic() - began
         for competitor in competitors:
             competitor.kill()
             competitor.wait()
-    _, stderr = process.communicate()
     stopped = process.returncode == -signal.SIGKILL  # by its watchdog, where there was too little of the processor
     problems = _left(out, killed=stopped) + _said(stderr)
     refused = process.returncode == 2 and not out.exists()
@@ -106,69 +107,77 @@ def deadline_run(data: Path, out: Path, seconds: float, fault: str) -> Ended:
         problems.append(f"ended as {_status(out)}: {stderr.strip()}")
     if fault == "hang" and not (stopped or refused):
         problems.append("it did not hang")
+    scant = refused or (stopped and fault != "hang")
     what = f"{seconds:g} s with fault {fault}"
-    return Ended(
-        what, process.returncode, took, tuple(problems), took > seconds, refused or (stopped and fault != "hang")
-    )
+    return Ended(what, process.returncode, end - began, tuple(problems), end - began > seconds, scant)
 
 
 def signal_run(data: Path, out: Path, number: int, moment: float) -> Ended:
     """A run that gets a signal `moment` seconds after its start; SIGKILL is one. It must lose and tear nothing."""
     arguments = ["--seconds=90", f"--dataset={data}", f"--out={out}", "--quiet", *NET]
     began = time.monotonic()
-    process = _start(RUN.format(seconds=90) + END, arguments, {"OMP_NUM_THREADS": "1"})
+    process = _start(RUN.format(seconds=90) + END, arguments, ONE_THREAD)
     time.sleep(moment)
     sent = time.monotonic()
     process.send_signal(number)
-    try:
-        _, stderr = process.communicate(timeout=60)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        _, stderr = process.communicate()
-    took = time.monotonic() - sent
+    end, stderr = _end(process, 60)
     killed = number == signal.SIGKILL
     problems = _left(out, killed=killed)
     if process.returncode not in (128 + number, -number):  # before its handlers are there it ends as any other
         problems.append(f"ended with code {process.returncode}: {stderr.strip()}")
     if process.returncode == 128 + number:
         problems += _said(stderr)
-    if took > 10:
-        problems.append(f"took {took:.1f} s to end")
+    if end - sent > 10:
+        problems.append(f"took {end - sent:.1f} s to end")
     if not killed and out.exists():
         if _status(out) != "interrupted":
             problems.append(f"ended as {_status(out)}")
         if _steps(out) > 0 and not ((out / "model.pt").exists() and (out / NEWEST).exists()):
             problems.append("what was trained is lost")
     what = f"{signal.Signals(number).name} after {moment:.2f} s"
-    return Ended(what, process.returncode, time.monotonic() - began, tuple(problems))
+    return Ended(what, process.returncode, end - began, tuple(problems))
 
 
-def resume_run(out: Path, seconds: float) -> Ended:
-    """Go on with what a run left, if it left a checkpoint, and to the end."""
+def resume_run(out: Path, seconds: float) -> Ended | None:
+    """Go on with what a run left, and to the end; None if it left no checkpoint."""
     if not any((out / name).exists() for name in CHECKPOINTS):
-        return Ended("nothing to resume", 0, 0.0)
+        return None
     began = time.monotonic()
     arguments = [f"--resume={out}", f"--seconds={seconds}", "--quiet"]
-    process = _start(RUN.format(seconds=seconds) + END, arguments, {"OMP_NUM_THREADS": "1"})
-    _, stderr = process.communicate(timeout=seconds + 30)
-    took = time.monotonic() - began
-    problems = _left(out) + _said(stderr)
-    if _status(out) != "complete":
+    process = _start(RUN.format(seconds=seconds) + END, arguments, ONE_THREAD)
+    end, stderr = _end(process, seconds + 30)
+    stopped, refused = process.returncode == -signal.SIGKILL, process.returncode == 2
+    problems = _left(out, killed=stopped) + _said(stderr)
+    if stopped or refused:  # there was too little of the processor; it can go on another time
+        if not any((out / name).exists() for name in (*CHECKPOINTS, "model.pt")):
+            problems.append("what was trained is lost")
+    elif _status(out) != "complete":
         problems.append(f"resumed, it ended as {_status(out)}: {stderr.strip()}")
-    return Ended(f"resumed for {seconds:g} s", process.returncode, took, tuple(problems), overrun=took > seconds)
+    what = f"resumed for {seconds:g} s"
+    return Ended(what, process.returncode, end - began, tuple(problems), end - began > seconds, stopped or refused)
 
 
-def _start(code: str, arguments: list[str], variables: dict[str, str]) -> "subprocess.Popen[str]":
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
-    environment.pop("TRITON_INTERPRET", None)
+def _start(code: str, arguments: list[str], variables: Mapping[str, str]) -> "subprocess.Popen[str]":
+    inherited = {name: value for name, value in os.environ.items() if name not in ("TRITON_INTERPRET", *ONE_THREAD)}
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
-        env=environment,
+        env={**inherited, "PYTHONPATH": str(ROOT), **variables},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def _end(process: "subprocess.Popen[str]", seconds: float) -> tuple[float, str]:
+    """The moment at which a process has ended, and its stderr; it is killed where that takes more than `seconds`."""
+    try:
+        process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    end = time.monotonic()
+    return end, process.communicate()[1]
 
 
 def _left(out: Path, *, killed: bool = False) -> list[str]:
@@ -195,7 +204,7 @@ def _left(out: Path, *, killed: bool = False) -> list[str]:
             problems += [f"result.json: {problem}" for problem in record.check(found)]
     if not killed and names and "result.json" not in names:
         problems.append("there is no record")
-    if _status(out) == "complete" and names & set(CHECKPOINTS):
+    if not killed and _status(out) == "complete" and names & set(CHECKPOINTS):
         problems.append("a complete run left checkpoints")
     return problems
 
