@@ -63,6 +63,12 @@ def claimed(folder: Path | None, config: Config, *, again: bool = False, resumin
         yield write_seconds
 
 
+def remove_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints of a run that has reached its end."""
+    for name in CHECKPOINTS:
+        _unlink(folder / name)
+
+
 def _refuse_others(folder: Path, resuming: bool) -> None:
     """Raise SpeedrunError where the folder holds what must not be written over."""
     result = folder / "result.json"

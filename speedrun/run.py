@@ -208,11 +208,13 @@ class Launch:
         self._leave_if_stopped(folder, session.config, outcome)
         saved = self.saved(session.save_model)
         session.evaluate()
-        saved &= self.saved(session.settle)
+        saved &= self.saved(session.save_checkpoint)
         record = session.finish()
         saved &= self.saved(lambda: session.save_record(record))
+        if saved and outcome.status in folders.FINISHED:  # and not before: a kill must find what it can go on from
+            folders.remove_checkpoints(folder)
         self.screen.summary(record, folder if saved else None)
-        if (folder / folders.NEWEST).exists():
+        if outcome.status not in folders.FINISHED and (folder / folders.NEWEST).exists():
             self.screen.note(f"go on  python -m speedrun --resume {folder}")
         codes = {"interrupted": self.signals.exit_code, "timeout": 1}
         return Result(record, folder, codes.get(outcome.status, 0 if saved else 1), session.logits)

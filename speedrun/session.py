@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from speedrun import checkpoint, compilation, compiler, memory, metrics, models, planner, scores, snapshot
+from speedrun import checkpoint, compilation, compiler, memory, metrics, models, planner, scores
 from speedrun.calibrate import Costs, calibrate
 from speedrun.clock import Clock, Ledger
 from speedrun.config import Config, to_dict
@@ -42,7 +42,8 @@ COMPILE_SHARE = 0.25
 
 @dataclass
 class Session:
-    """One run: `choose_plan`, `prepare`, `train`, `save_model`, `evaluate`, `finish`, `save_record`, once each.
+    """One run: `choose_plan`, `prepare`, `train`, `save_model`, `evaluate`, `save_checkpoint`, `finish`, `save_record`,
+    once each.
 
     may_settle_threads: whether the CPU's thread count may follow what other processes leave.
     write_seconds: what a small file took to reach the disk. keeps: whether checkpoints are
@@ -196,6 +197,7 @@ class Session:
             self.outcome,
             reserve=self.reserve,
             keep=self.folder if self.keeps else None,
+            write_seconds=self.write_seconds,
             governor=Governor(torch.get_num_threads()) if self.may_settle_threads else None,
             validator=self.validator,
         )
@@ -224,13 +226,12 @@ class Session:
         if hasattr(self, "training"):
             self.training.take_smaller_batches(before)
 
-    def settle(self) -> None:
-        """Leave a checkpoint to resume from if the run is not complete; remove all of them if it is."""
+    def save_checkpoint(self) -> None:
+        """Leave a checkpoint to resume from, if the run is not complete and there is time."""
         assert self.folder is not None
         self.enter("save")
-        if self.outcome.status == "complete":
-            snapshot.remove(self.folder)
-        elif self.keeps and self.clock.remaining() > 2 * self.training.interval.cost + END_MARGIN:
+        in_time = self.clock.remaining() > 2 * self.training.interval.cost + END_MARGIN
+        if self.outcome.status != "complete" and self.keeps and in_time:
             self.training.keep(self.folder)
 
     def evaluate(self) -> None:

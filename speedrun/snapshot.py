@@ -28,11 +28,12 @@ FIELDS = {"progress", "steps", "max_steps", "batches", "step", "clock", "outcome
 class Interval:
     """Says when a checkpoint is due: when, with it, they will have cost no more than their share of the time.
 
-    size: bytes of one. began: seconds on the run's clock when training began.
+    size: bytes of one. write_seconds: what a small file took to reach the disk. began: seconds on the run's clock when
+    training began.
     """
 
-    def __init__(self, size: int, began: float) -> None:
-        self.cost = 0.02 + size / BYTES_PER_SECOND  # of the next one, as far as is known
+    def __init__(self, size: int, write_seconds: float, began: float) -> None:
+        self.cost = 0.02 + write_seconds + size / BYTES_PER_SECOND  # of the next one, as far as is known
         self._spent = 0.0
         self._began = self._last = began
 
@@ -63,12 +64,6 @@ def write(folder: Path, net: nn.Module, config: Config, state: Mapping[str, Any]
     with suppress(FileNotFoundError):
         os.replace(folder / NEWEST, folder / PREVIOUS)
     checkpoint.save(folder / NEWEST, model=net, config=to_dict(config), extra=state)
-
-
-def remove(folder: Path) -> None:
-    """Remove the checkpoints of a run that has reached its end."""
-    for name in CHECKPOINTS:
-        (folder / name).unlink(missing_ok=True)
 
 
 def read(path: Path) -> Snapshot:

@@ -29,8 +29,8 @@ from speedrun.validation import Validator
 class Training:
     """Steps of a trainee to the end of its schedule.
 
-    reserve(): seconds to keep for what comes after. keep: the folder for checkpoints, or None for
-    none.
+    reserve(): seconds to keep for what comes after. keep: the folder for checkpoints, or None for none. write_seconds:
+    what a small file takes to reach its disk.
     governor: follows what other processes leave of the CPU, or None. validator: scores held-out images, or None.
     """
 
@@ -46,6 +46,7 @@ class Training:
         *,
         reserve: Callable[[], float],
         keep: Path | None,
+        write_seconds: float,
         governor: Governor | None,
         validator: Validator | None,
     ) -> None:
@@ -57,7 +58,7 @@ class Training:
         self._prepare()
         # A checkpoint holds weights, momenta and perhaps averages.
         copies = 2 + (trainee.config.optim.ema > 0)
-        self.interval = Interval(4 * copies * (outcome.parameters or 0), clock.elapsed())
+        self.interval = Interval(4 * copies * (outcome.parameters or 0), write_seconds, clock.elapsed())
         self._folder, self._failed = keep, False
         self._began = clock.now() - (outcome.train_seconds or 0.0)
         self._divergence = Divergence(str(trainee.machine.choice.dtype).removeprefix("torch."))

@@ -219,11 +219,34 @@ def test_F1_a_full_disk_costs_checkpoints_one_warning_and_nothing_else(
     assert capsys.readouterr().err.count("a checkpoint was not written") == 1
 
 
+def test_K2_checkpoints_stay_until_model_and_record_are_written(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A kill at the end of a run, or a disk that is full by then, finds what the run can go on from."""
+    found: list[tuple[str, bool, bool]] = []
+
+    def looking(folder: Path) -> None:
+        model, kept = (folder / "model.pt").exists(), (folder / NEWEST).exists()
+        found.append((json.loads((folder / "result.json").read_text())["status"], model, kept))
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Interval, "due", lambda self, now: True)
+    monkeypatch.setattr("speedrun.folder.remove_checkpoints", looking)
+    speedrun.train(tiny(tiny_data, tmp_path / "out", steps=3))
+    assert found == [("complete", True, True)]
+    monkeypatch.setattr("speedrun.session.Session.save_model", full)
+    assert speedrun.train(tiny(tiny_data, tmp_path / "full", steps=3)).exit_code == 1
+    assert len(found) == 1
+    assert (tmp_path / "full" / NEWEST).exists()
+
+
 @pytest.mark.parametrize(("cost", "steps"), [(0.001, 0.05), (0.2, 0.05), (0.2, 5.0), (3.0, 0.05)])
 def test_checkpoints_take_less_than_a_hundredth_of_the_time(cost: float, steps: float):
     """However long a step or a checkpoint takes; only the first is a guess, and is made good by the pause after it."""
     now, spent, count = 0.0, 0.0, 0
-    interval = Interval(size=4_000_000, began=0.0)
+    interval = Interval(size=4_000_000, write_seconds=0.0, began=0.0)
     guess = interval.cost
     while now < 3000:
         now += steps
@@ -232,6 +255,20 @@ def test_checkpoints_take_less_than_a_hundredth_of_the_time(cost: float, steps: 
             interval.took(cost, now)
             assert spent <= 0.01 * now + max(0.0, cost - guess)
     assert count >= min(0.8 * SHARE * 3000 / max(cost, steps * SHARE), 3000 / (SHORTEST + steps) - 1)
+
+
+def test_on_a_slow_disk_the_first_checkpoint_takes_no_more(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    interval = Interval(size=0, write_seconds=0.6, began=0.0)
+    assert not interval.due(60.0)
+    assert interval.due(0.62 / SHARE + 0.1)
+    guesses: list[float] = []
+    due, sync = Interval.due, os.fsync
+    monkeypatch.setattr(Interval, "due", lambda self, now: guesses.append(self.cost) or due(self, now))
+    monkeypatch.setattr(os, "fsync", lambda file: (time.sleep(0.1), sync(file))[1])
+    speedrun.train(tiny(tiny_data, tmp_path / "out", steps=1))
+    assert guesses[0] >= 0.2  # the file and its folder were waited for when the folder was claimed
 
 
 def test_the_deadline_of_a_resumed_run_counts_what_was_spent_but_no_transfer():
