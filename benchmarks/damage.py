@@ -11,21 +11,24 @@ import random
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from speedrun import checkpoint, cifar, files, imagecache, metrics, models, predictor, record, snapshot
+from speedrun import checkpoint, cifar, export, files, imagecache, metrics, models, predictor, record, snapshot
 from speedrun import config as configs
 from speedrun.catalogue import KNOWN, KnownFile, KnownSet, Layout
 from speedrun.clock import Clock, Ledger
 from speedrun.config import Config, ModelConfig, to_dict
 from speedrun.errors import SpeedrunError
 from speedrun.formats import Splits
+from speedrun.jobs import search
 from speedrun.npz import read_npz
 from speedrun.outcome import Outcome
+from speedrun.trial import Trial
 
 IMAGES = 8  # in each file of a small set
 CONFIG = Config(seed=7, model=ModelConfig(widths=(4, 4, 4), depth=2), resolutions=(12, 16), batch_size=8)
@@ -212,6 +215,25 @@ def _results(place: Path) -> tuple[Path, Callable[[Path], Any]]:
     return place / "results.jsonl", read
 
 
+def _search(place: Path) -> tuple[Path, Callable[[Path], Any]]:
+    """The log of a search, by which it goes on."""
+    trial = Trial("trial-001", "complete", None, 7, {"optim.lr": 0.1}, 0.5, 1.5, 9, 700, 1.0, 2.0)
+    for accuracy in (0.5, 0.25):
+        search.log(place / search.LOG, dataclasses.replace(trial, accuracy=accuracy))
+    return place / search.LOG, search.logged
+
+
+def _exported(place: Path) -> tuple[Path, Callable[[Path], Any]]:
+    path, _ = _model(place)
+    export.write(checkpoint.load(path), place / "net.safetensors")
+
+    def read(path: Path) -> Any:
+        found = export.read(path)
+        return [found.model, found.config, found.meta]
+
+    return place / "net.safetensors", read
+
+
 def _config(place: Path) -> tuple[Path, Callable[[Path], Any]]:
     files.write_json(place / "config.json", files.sealed(to_dict(CONFIG)))
     return place / "config.json", configs.load
@@ -234,6 +256,9 @@ _KINDS: dict[str, Callable[[Path], tuple[Path, Callable[[Path], Any]]]] = {
     "checkpoint": _checkpoint,
     "result": _result,
     "results": _results,
+    "search": _search,
     "config": _config,
     "metrics": _metrics,
 }
+if find_spec("safetensors") is not None:
+    _KINDS["exported"] = _exported

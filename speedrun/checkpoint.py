@@ -56,7 +56,7 @@ def save(
         "model": _plain({clean: state[name] for clean, name in clean_names(state).items()}, "model"),
         "meta": _plain(extra or {}, "extra"),
     }
-    contents["sha256"] = _digest(contents)
+    contents["sha256"] = digest(contents)
     with files.atomic_path(path) as temporary:
         torch.save(contents, temporary)
 
@@ -80,8 +80,8 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         raise SpeedrunError(f"{path} is not a checkpoint of speedrun")
     if contents["format"] > FORMAT:
         raise SpeedrunError(f"{path} has format {contents['format']}; this version reads up to {FORMAT}")
-    digest = contents.pop("sha256", None)
-    if digest != _digest(contents):
+    sealed = contents.pop("sha256", None)
+    if sealed != digest(contents):
         raise SpeedrunError(f"{path} is damaged: its contents do not match their checksum")
     return Checkpoint(contents["config"], contents["model"], contents["meta"])
 
@@ -138,11 +138,12 @@ def _plain(value: Any, where: str) -> Any:
     return value
 
 
-def _digest(contents: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256()
+def digest(contents: Mapping[str, Any]) -> str:
+    """SHA-256, in hexadecimal, of tensors and plain values, nested."""
+    found = hashlib.sha256()
     for piece in _pieces(contents):
-        digest.update(piece)
-    return digest.hexdigest()
+        found.update(piece)
+    return found.hexdigest()
 
 
 def _pieces(value: Any) -> Iterator[Any]:

@@ -254,7 +254,7 @@ class Config(Checked):
 def load(path: Path) -> Config:
     """Read a saved config.json. Raises UsageError that names the file."""
     try:
-        plain = files.read_sealed(path)
+        plain = files.read_sealed(path, optional=True)
     except SpeedrunError as error:
         raise UsageError(str(error)) from None
     try:

@@ -1,13 +1,15 @@
 """A trained net as a safetensors file, with its config in the file's metadata. Needs the extra `export`.
 
-The format is huggingface.co/docs/safetensors: tensors by name, and texts by name. Ours are `format`, and as JSON the
-`config` and `meta` of a checkpoint.
+The format is huggingface.co/docs/safetensors: tensors by name, and texts by name. Ours are `format`, as JSON the
+`config` and `meta` of a checkpoint, and `sha256`, a digest of those two and the tensors.
 """
 
 import json
 from pathlib import Path
 
-from speedrun.checkpoint import FORMAT, Checkpoint
+from torch import Tensor
+
+from speedrun.checkpoint import FORMAT, Checkpoint, digest
 from speedrun.errors import SpeedrunError
 from speedrun.files import write_bytes
 
@@ -23,6 +25,7 @@ def write(saved: Checkpoint, path: Path) -> None:
         raise SpeedrunError(_MISSING) from None
     tensors = {name: tensor.contiguous() for name, tensor in saved.model.items()}
     texts = {"format": str(FORMAT), "config": json.dumps(saved.config), "meta": json.dumps(saved.meta)}
+    texts["sha256"] = _digest(texts, tensors)
     write_bytes(path, save(tensors, metadata=texts))
 
 
@@ -41,8 +44,15 @@ def read(path: Path) -> Checkpoint:
             config, meta = json.loads(texts["config"]), json.loads(texts["meta"])
             if int(texts["format"]) > FORMAT:
                 raise SpeedrunError(f"{path} has format {texts['format']}; this version reads up to {FORMAT}")
-            return Checkpoint(config, {name: file.get_tensor(name) for name in file.keys()}, meta)  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if texts["sha256"] != _digest(texts, tensors):
+                raise SpeedrunError(f"{path} is damaged: its contents do not match their checksum")
+            return Checkpoint(config, tensors, meta)
     except (KeyError, ValueError):
         raise SpeedrunError(f"{path} holds no net of speedrun") from None
     except (SafetensorError, OSError) as error:
         raise SpeedrunError(f"{path} was not loaded: {error}") from None
+
+
+def _digest(texts: dict[str, str], tensors: dict[str, Tensor]) -> str:
+    return digest({"config": texts["config"], "meta": texts["meta"], "model": dict(sorted(tensors.items()))})

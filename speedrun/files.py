@@ -91,18 +91,31 @@ def seal_holds(value: Mapping[str, Any]) -> bool:
     return SEAL not in value or value[SEAL] == _digest({name: item for name, item in value.items() if name != SEAL})
 
 
-def read_sealed(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The object in a JSON file, without its seal. SpeedrunError that names a file which is missing or damaged."""
+def read_sealed(path: str | os.PathLike[str], *, optional: bool = False) -> dict[str, Any]:
+    """The object in a JSON file, without its seal. SpeedrunError that names a file which is missing or damaged.
+
+    optional: one without a seal is taken as it is.
+    """
     try:
-        value = json.loads(Path(path).read_bytes())
+        text = Path(path).read_bytes()
     except OSError as error:
         raise SpeedrunError(f"{path}: {error.strerror}") from None
+    return unsealed(text, str(path), optional=optional)
+
+
+def unsealed(text: bytes, where: str, *, optional: bool = False) -> dict[str, Any]:
+    """The object that a JSON text holds, without its seal, as `read_sealed` has it. `where`: for the message."""
+    try:
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise SpeedrunError(f"{path}: not JSON ({error})") from None
+        raise SpeedrunError(f"{where}: not JSON ({error})") from None
     if not isinstance(value, dict):
-        raise SpeedrunError(f"{path}: not a JSON object")
+        raise SpeedrunError(f"{where}: not a JSON object")
+    if not optional and SEAL not in value:
+        raise SpeedrunError(f"{where}: damaged, or not of speedrun: it has no {SEAL}")
     if not seal_holds(value):
-        raise SpeedrunError(f"{path}: damaged or changed since it was written; without its {SEAL} it is taken as it is")
+        hint = f"; without its {SEAL} it is taken as it is" if optional else ""
+        raise SpeedrunError(f"{where}: damaged or changed since it was written{hint}")
     return {name: item for name, item in value.items() if name != SEAL}
 
 
@@ -119,11 +132,14 @@ def lock(
     what: what is behind the lock, for the messages. on_wait: told, again and again while we wait, what for and for how
     many seconds by now.
     Yields whether the lock is held: False where the file system has no locks. Raises LockTimeout after `wait_seconds`,
-    OSError where the file cannot be made. The empty lock file stays: removing it would let two holders in.
+    and where the holder that was waited for removed the file: by then another may hold a new one of this name. OSError
+    where the file cannot be made. The file stays, unless the block removes it.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         held = _acquire(descriptor, wait_seconds, lambda: _holder(path, what), on_wait)
+        if held and not _is_named(descriptor, path):
+            raise LockTimeout(f"{_holder(path, what)} has been another's meanwhile")
         if held:
             os.ftruncate(descriptor, 0)
             os.lseek(descriptor, 0, os.SEEK_SET)
@@ -173,6 +189,14 @@ def _try_lock(descriptor: int) -> None:
     else:
         os.lseek(descriptor, 1 << 30, os.SEEK_SET)  # past every byte: Windows forbids reading what is locked
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+
+
+def _is_named(descriptor: int, path: str | os.PathLike[str]) -> bool:
+    """Whether an open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _holder(path: str | os.PathLike[str], what: str) -> str:

@@ -4,8 +4,6 @@ Nothing is turned into floats here, and a folder or a .npy file is read part by 
 0.9 GB as they lie on the disk and 3.7 GB as floats.
 """
 
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ import numpy as np
 
 from speedrun.errors import DataError, SpeedrunError
 from speedrun.formats import decode_unlabelled
+from speedrun.npz import NUMPY_ERRORS
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp")
 EXPECTED = "uint8 (N, H, W, 3)"
@@ -98,7 +97,7 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         return decode_unlabelled(path.read_bytes(), str(path))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except NUMPY_ERRORS as error:
         raise DataError(f"{path} cannot be read: {error}") from error
 
 

@@ -9,6 +9,7 @@ is unpickled.
 import zipfile
 import zlib
 from pathlib import Path
+from tokenize import TokenError
 from typing import NoReturn
 
 import numpy as np
@@ -16,6 +17,19 @@ import numpy as np
 from speedrun.errors import DataError
 from speedrun.formats import Splits
 
+# What numpy and zipfile raise for damage: of the bytes, of the directory, of an array's own header. RuntimeError is for
+# what is encrypted or packed in ways unknown, and TokenError escapes from numpy's parser.
+NUMPY_ERRORS = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    MemoryError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    TokenError,
+)
 ARRAYS = ("images", "labels", "test_images", "test_labels", "split", "classes")
 
 
@@ -39,7 +53,7 @@ def _load(path: Path) -> dict[str, np.ndarray]:
             return {name: np.ascontiguousarray(file[name]) for name in ARRAYS if name in file.files}
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError) as error:
+    except NUMPY_ERRORS as error:
         raise DataError(f"{path} is not a readable .npz file: {error}") from error
 
 

@@ -46,10 +46,16 @@ def test_what_cannot_be_exported_or_loaded_is_one_line(trained: Path, tmp_path: 
     foreign, damaged = tmp_path / "foreign.safetensors", tmp_path / "damaged.safetensors"
     safetensors.torch.save_file({"weight": torch.zeros(2)}, foreign)
     damaged.write_bytes(b"\x10\0\0\0\0\0\0\0{")
+    assert cli.main(["export", str(trained), f"--out={tmp_path / 'flipped.safetensors'}"], 0.0) == 0
+    flipped = bytearray((tmp_path / "flipped.safetensors").read_bytes())
+    flipped[-1] ^= 1  # of a weight
+    (tmp_path / "flipped.safetensors").write_bytes(flipped)
+    capsys.readouterr()
     for words, message in (
         (["export", str(tmp_path)], "no checkpoint here"),
         (["export", str(trained), f"--out={tmp_path / 'none' / 'net.safetensors'}"], "cannot be written"),
         (["predict", f"--checkpoint={foreign}", f"--out={tmp_path / 'a.csv'}"], "holds no net of speedrun"),
+        (["predict", f"--checkpoint={tmp_path / 'flipped.safetensors'}", f"--out={tmp_path / 'a.csv'}"], "is damaged"),
         (["predict", f"--checkpoint={damaged}", f"--out={tmp_path / 'a.csv'}"], "was not loaded"),
     ):
         assert cli.main(words, 0.0) == 1

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from speedrun import files
+from speedrun.errors import SpeedrunError
 
 
 def names(folder: Path) -> list[str]:
@@ -132,6 +133,30 @@ def test_L3_without_file_locks_one_goes_on_unlocked(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "_try_lock", unsupported)
     with files.lock(tmp_path / "lock", wait_seconds=0, what="x") as held:
         assert not held
+
+
+def test_L4_a_lock_whose_file_was_removed_is_not_taken(tmp_path, monkeypatch):
+    """Its holder removed it and ended between our opening and our locking it: others already lock a new one."""
+    take = files._try_lock
+
+    def late(descriptor: int) -> None:
+        (tmp_path / "lock").unlink()
+        (tmp_path / "lock").touch()
+        take(descriptor)
+
+    monkeypatch.setattr(files, "_try_lock", late)
+    with pytest.raises(files.LockTimeout), files.lock(tmp_path / "lock", wait_seconds=0, what="x"):
+        pytest.fail("two hold one lock")
+
+
+def test_what_has_lost_its_seal_is_damaged(tmp_path):
+    path = tmp_path / "result.json"
+    files.write_json(path, files.sealed({"accuracy": 0.5}))
+    assert files.read_sealed(path) == {"accuracy": 0.5}
+    path.write_text(path.read_text().replace("sha256", "sha25&").replace("0.5", "0.9"))
+    with pytest.raises(SpeedrunError, match=r"result\.json: damaged"):
+        files.read_sealed(path)
+    assert files.read_sealed(path, optional=True)["accuracy"] == 0.9
 
 
 def test_a_digest_is_the_published_one(tmp_path):

@@ -92,7 +92,9 @@ def test_D9_what_is_wrong_is_named_with_the_file(arrays, message, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("damage", ["missing", "text", "truncated", "flipped", "npy", "empty"])
+@pytest.mark.parametrize(
+    "damage", ["missing", "text", "truncated", "flipped", "npy", "empty", "header", "encrypted", "packing"]
+)
 def test_a_damaged_file_is_named(damage, tmp_path):
     path = tmp_path / "mine.npz"
     np.savez(path, **GOOD)
@@ -106,7 +108,13 @@ def test_a_damaged_file_is_named(damage, tmp_path):
     else:
         at = whole.index(IMAGES.tobytes())
         flipped = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
-        path.write_bytes({"text": b"images", "truncated": whole[:-50], "flipped": flipped, "empty": b""}[damage])
+        entry = whole.index(b"PK\x01\x02")
+        encrypted = whole[: entry + 8] + b"\x01" + whole[entry + 9 :]
+        packed = whole[: entry + 10] + b"\x63" + whole[entry + 11 :]
+        opened = whole.replace(b"8, 3), }", b"8, 3(, }")
+        made = {"text": b"images", "truncated": whole[:-50], "flipped": flipped, "empty": b""}
+        made |= {"header": opened, "encrypted": encrypted, "packing": packed}
+        path.write_bytes(made[damage])
     with pytest.raises(DataError, match=r"mine\.npz (does not exist|is not a readable \.npz file)") as caught:
         data.load(str(path))
     assert "\n" not in str(caught.value)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from processes import TINY_NET, one_line
 
-from speedrun import cli, metrics, plots, scores
+from speedrun import cli, files, metrics, plots, scores
 
 pytest.importorskip("matplotlib")
 SETTINGS = [*TINY_NET, "--steps=4", "--dtype=float32", "--quiet"]
@@ -59,7 +59,7 @@ def test_an_ablation_has_a_bar_for_each_row(tiny_data: Path, tmp_path: Path):
 def test_what_cannot_be_drawn_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     assert cli.main(["plot", str(tmp_path)], 0.0) == 1
     assert "result.json: No such file" in one_line(capsys.readouterr().err)
-    (tmp_path / "result.json").write_text('{"kind": "suite"}')
+    files.write_json(tmp_path / "result.json", files.sealed({"kind": "suite"}))
     assert cli.main(["plot", str(tmp_path)], 0.0) == 1
     assert "is no record of a run or a job" in one_line(capsys.readouterr().err)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

@@ -118,6 +118,12 @@ def bad(tmp_path: Path, kind: str) -> Path:
             np.save(path, IMAGES.astype(np.float32))
         case "npz":
             np.savez(path, pictures=IMAGES)
+        case "encrypted":
+            path = tmp_path / "encrypted.npz"
+            np.savez(path, images=IMAGES)
+            whole = path.read_bytes()
+            entry = whole.index(b"PK\x01\x02")
+            path.write_bytes(whole[: entry + 8] + b"\x01" + whole[entry + 9 :])
         case "large":
             path = tmp_path / "large.npy"
             np.save(path, np.zeros((2, 32, 32, 3), np.uint8))
@@ -143,6 +149,7 @@ def bad(tmp_path: Path, kind: str) -> Path:
     [
         ("npy", "bad.npy: expected images uint8 (N, H, W, 3), found float32"),
         ("npz", "bad.npz: expected an array named images, found pictures"),
+        ("encrypted", "encrypted.npz cannot be read: "),
         ("large", "large.npy: expected images of 16 pixels, as the net was trained on; found 32 x 32"),
         ("pkl", "refused, it asks for builtins.print"),
         ("gray", "bad.gray/1.png: expected RGB of 16 pixels, as the net was trained on; found L 16 x 16"),

@@ -143,7 +143,10 @@ def test_a_search_goes_on_where_it_was_stopped(
     sound = log.read_text()
     log.write_text(sound + '{"name": "tri')
     assert search(tiny_data, out, *words, "--resume") == 1
-    assert "trials.jsonl: damaged" in one_line(capsys.readouterr().err)
+    assert "trials.jsonl:4: not JSON" in one_line(capsys.readouterr().err)
+    log.write_text(sound.replace('"accuracy": 0.', '"accuracy": 0.9', 1))
+    assert search(tiny_data, out, *words, "--resume") == 1
+    assert "trials.jsonl:1: damaged" in one_line(capsys.readouterr().err)
     log.write_text(sound)
     assert search(tiny_data, out, *words, "--resume") == 0
     found, whole = read_record(out), read_record(six)

@@ -8,6 +8,7 @@ import json
 import random
 import shlex
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from speedrun import config as configs
@@ -142,7 +143,7 @@ class Search(trials.Job):
                 raise SpeedrunError(f"{self.folder} holds a search already: --resume goes on with it")
             if saved != self.settings:
                 raise UsageError(f"{path} is of a search with other settings: choose another --out")
-            self.trials += self._logged()
+            self.trials += logged(self.folder / LOG)
         self.score_only(self.settings["scored"])
 
     def _settings(self) -> dict[str, Any]:
@@ -159,18 +160,7 @@ class Search(trials.Job):
         """Keep a trial for a search that goes on and, with the first, what was asked. OSError where that fails."""
         if not (self.folder / LOG).exists():
             files.write_json(self.folder / SETTINGS, files.sealed(self.settings))
-        append_lines(self.folder / LOG, json.dumps(trial.plain()) + "\n")
-
-    def _logged(self) -> list[Trial]:
-        """The trials of an earlier part. SpeedrunError that names the file where it is damaged."""
-        log = self.folder / LOG
-        try:
-            found = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-            return [Trial(**{name: trial[name] for name in TRIAL}) for trial in found]
-        except FileNotFoundError:
-            return []
-        except (ValueError, KeyError, TypeError):
-            raise SpeedrunError(f"{log}: damaged, it holds more than trials") from None
+        log(self.folder / LOG, trial)
 
     def _best(self, tried: list[Trial]) -> list[dict[str, Any]]:
         """The best quarter of what was tried; none where that says nothing yet."""
@@ -241,6 +231,23 @@ class Halving(Search):
         for trial in ranked:
             first.setdefault(_number(trial), trial)
         return list(first.values())
+
+
+def log(path: Path, trial: Trial) -> None:
+    """Add a trial, for `logged`. OSError where that fails."""
+    append_lines(path, json.dumps(files.sealed(trial.plain())) + "\n")
+
+
+def logged(path: Path) -> list[Trial]:
+    """The trials of an earlier part, none where there is no such file. SpeedrunError that names a damaged one."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    found = [files.unsealed(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line]
+    if any(trial.keys() != TRIAL.keys() for trial in found):
+        raise SpeedrunError(f"{path}: damaged, it holds more than trials")
+    return [Trial(**trial) for trial in found]
 
 
 def _ranked(tried: list[Trial]) -> list[Trial]:
