@@ -278,7 +278,7 @@ def _run(job: Job, launch: Launch, folder: Path, loading: "Background[Dataset]")
         code = code or 1
     launch.screen.report(f"speedrun {job.kind}, {status}", [*job.lines(), f"files: {folder}"])
     if job.config.json:
-        print(json.dumps(record))
+        print(json.dumps(record), flush=True)  # while the watchdog is on: nobody may be reading
     if job.draws and launch.signals.received is None:
         _draw(launch, folder)
     return code

@@ -1,6 +1,7 @@
 """Fetching from loopback servers that fail in every way that servers fail."""
 
 import errno
+import io
 import random
 import shutil
 import signal
@@ -241,10 +242,15 @@ def test_F2_a_disk_too_full_is_named_before_the_transfer(tmp_path, serve, monkey
 
 
 def test_F2_a_disk_that_fills_up_is_named_and_the_temporary_removed(tmp_path, serve, monkeypatch):
-    def full(self: transfer.Transfer, out: object, block: bytes) -> None:
-        self._refuse_disk(OSError(errno.ENOSPC, "No space left on device"))
+    class Full(io.FileIO):
+        def write(self, block: bytes) -> int:  # type: ignore[override]
+            if self.tell() > 100_000:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(block)
 
-    monkeypatch.setattr(transfer.Transfer, "_write", full)
+    monkeypatch.setattr(
+        transfer, "open", lambda path, mode, buffering: Full(path, mode.replace("b", "")), raising=False
+    )
     with pytest.raises(FetchError, match=r"No space left on device.*needed .* free .*\$SPEEDRUN_CACHE"):
         get(tmp_path, serve(mirrors.good(DATA)))
     assert visible(tmp_path) == []

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -177,6 +178,16 @@ def test_a_failure_that_is_not_the_compilers_is_raised(message, capturing, befor
         run(images(), [1], Augmentation(), method="auto")
     run(images(), [1], Augmentation(), method="auto")  # and the kernel is not given up
     assert launches == []
+
+
+def test_G2_without_triton_a_gpu_gets_one_warning(monkeypatch):
+    monkeypatch.setattr(module.backend, "ENABLED", False)
+    module._warn.cache_clear()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert not any(module._on_device(SimpleNamespace(is_cuda=cuda)) for cuda in (True, False, True))
+    module._warn.cache_clear()
+    assert ["Triton is not installed" in str(warning.message) for warning in caught] == [True]
 
 
 def test_G2_without_triton_everything_loads_and_the_twin_runs():
