@@ -28,15 +28,17 @@ def line(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     asked: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(systems, "run_main_job", train)
-        found = systems.measure("resnet34-ensemble", systems.Scale(30.0, 2), 1, [f"--dataset={tiny_data}"])
-    assert {"--recipe=resnet34-ensemble", "--seconds=60", "--members=2"} <= set(asked)
+        found = systems.measure(
+            "resnet34-ensemble", systems.Scale(30.0, members=2, times=1.5), 1, [f"--dataset={tiny_data}"]
+        )
+    assert {"--recipe=resnet34-ensemble", "--seconds=45", "--members=2"} <= set(asked)
     return found
 
 
 def test_a_record_of_a_system_holds_what_its_training_left(line: dict[str, Any]):
     assert record.check(line) == []
     values = line["values"]
-    assert (values["seed"], values["seconds"], values["members"], values["status"]) == (1, 60.0, 2, "complete")
+    assert (values["seed"], values["seconds"], values["members"], values["status"]) == (1, 45.0, 2, "complete")
     assert 0 < values["loss"] < 3
     assert 0 <= values["stability"] < 0.5
     assert len(values["curve"]) == systems.SCORINGS
@@ -72,6 +74,12 @@ def test_what_is_no_system_is_not_measured(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "argv", ["systems", "--recipe=dsnet-published"])
     with pytest.raises(UsageError, match="dsnet-published is none of"):
         systems.main()
+
+
+def test_a_gpu_has_two_minutes_for_each_and_ten_for_the_ensemble():
+    full, small = systems.SCALES["full"], systems.SCALES["small"]
+    assert (full.seconds, full.members, full.seconds * full.times) == (120, 10, 600)
+    assert small.seconds * (len(systems.SYSTEMS) - 1 + small.times) < 0.9 * 20 * 60  # all six in twenty minutes
 
 
 def test_every_system_is_a_recipe():
