@@ -68,8 +68,9 @@ def open_images(path: Path, size: int) -> Images:
         )
     if ids is None:
         ids = np.arange(len(pixels))
-    if ids.dtype.kind not in "iuU" or ids.shape != pixels.shape[:1] or len(np.unique(ids)) != len(ids):
-        raise DataError(f"{path}: ids: expected {len(pixels)} different integers, found {ids.dtype} {ids.shape}")
+    if ids.dtype.kind not in "iuU" or ids.shape != pixels.shape[:1]:
+        raise DataError(f"{path}: ids: expected {len(pixels)} integers or names, found {ids.dtype} {ids.shape}")
+    _refuse_twins(ids.tolist(), path)
     return ArrayImages(ids.tolist(), pixels)
 
 
@@ -78,7 +79,7 @@ def order(ids: Sequence[int] | Sequence[str]) -> list[int]:
 
     def key(position: int) -> tuple[bool, int, str]:
         text = str(ids[position])
-        return (False, int(text), text) if text.isdecimal() else (True, 0, text)
+        return (False, int(text), text) if text.removeprefix("-").isdecimal() else (True, 0, text)
 
     return sorted(range(len(ids)), key=key)
 
@@ -112,10 +113,15 @@ def _open_folder(folder: Path, size: int) -> FolderImages:
     names = [path.stem for path in files]
     numbered = all(name.isdecimal() for name in names)
     ids: Sequence[int] | Sequence[str] = [int(name) for name in names] if numbered else names
+    _refuse_twins(ids, folder)
+    return FolderImages(ids, files, size)
+
+
+def _refuse_twins(ids: Sequence[int] | Sequence[str], where: Path) -> None:
+    """Raise DataError where two images have one id."""
     ((ident, count),) = Counter(ids).most_common(1)
     if count > 1:
-        raise DataError(f"{folder}: {count} images are called {ident}")
-    return FolderImages(ids, files, size)
+        raise DataError(f"{where}: {count} images are called {ident}")
 
 
 def _decode(path: Path, size: int) -> np.ndarray:

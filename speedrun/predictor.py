@@ -14,6 +14,9 @@ from speedrun.errors import SpeedrunError
 from speedrun.evaluate import Evaluator
 from speedrun.stream import Normalization
 
+# What a trained net must know of itself to be used.
+META = {"size", "image_size", "dataset", "classes", "mean", "std"}
+
 
 class Predictor(nn.Module):
     """Takes uint8 NHWC images (N, H, W, 3) of the trained size, on its device, and gives float32 logits (N, classes).
@@ -76,6 +79,8 @@ def load(run: Path | str, device: torch.device | str = "cpu") -> Predictor:
     path = locate(run)
     saved = export.read(path) if path.suffix == export.SUFFIX else checkpoint.load(path)
     config = from_dict(Config, saved.config)
+    if not saved.meta.keys() >= META:
+        raise SpeedrunError(f"{path} is a checkpoint of a training and no trained net: --resume goes on with it")
     net = models.build(config.model, len(saved.meta["classes"]))
     try:
         checkpoint.load_into(net, saved.model)

@@ -3,17 +3,20 @@
 import csv
 import json
 import pickle
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import colour_classes
 from PIL import Image
 from processes import TINY_NET, one_line, speedrun
 
-from speedrun import cli, record
+from speedrun import checkpoint, cli, models, predictor, record
 from speedrun.errors import SpeedrunError
-from speedrun.images import order
+from speedrun.images import ArrayImages, order
+from speedrun.jobs import predict as job
 
 IMAGES, LABELS = colour_classes(23, seed=5)
 NAMES = ["0", "1", "2"]
@@ -101,9 +104,45 @@ def test_many_images_are_read_in_parts(trained: Path, tmp_path: Path, monkeypatc
     assert predict(trained, tmp_path / "a.npy", tmp_path / "parts.csv", "--tta=none") == whole
 
 
+def test_three_hundred_thousand_images_go_through_in_one_pass_and_never_all_as_floats(monkeypatch: pytest.MonkeyPatch):
+    count, seen = 300_000, []  # as many as Kaggle's; one image's bytes stand for all
+
+    class Member:
+        mean = torch.zeros(3)
+
+        def with_views(self, pixels: torch.Tensor, tta: str) -> torch.Tensor:
+            seen.append((pixels.dtype, len(pixels)))
+            return torch.eye(10)[torch.arange(len(pixels)) % 10]
+
+    images = ArrayImages(range(count), np.broadcast_to(np.zeros((32, 32, 3), np.uint8), (count, 32, 32, 3)))
+    probabilities = job._predict([Member()] * 2, images, "none")  # type: ignore[list-item]
+    assert (probabilities.shape, probabilities.dtype) == ((count, 10), np.float32)
+    assert (probabilities.argmax(1) == np.arange(count) % 10).all()
+    assert set(seen) == {(torch.uint8, job.PART)}
+    assert sum(size for _, size in seen) == 2 * count
+
+
+def test_the_dtype_of_the_run_is_that_of_its_predictions(
+    trained: Path, tiny_data: Path, sources: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out, used = tmp_path / "half", []
+    settings = [f"--dataset={tiny_data}", f"--out={out}", "--steps=1", "--quiet", "--dtype=bfloat16", *TINY_NET]
+    assert cli.main(settings, time.monotonic()) == 0
+    real = predictor.Predictor.with_views
+
+    def noted(self: predictor.Predictor, images: torch.Tensor, tta: str | None = None) -> torch.Tensor:
+        used.append(self.dtype)
+        return real(self, images, tta)
+
+    monkeypatch.setattr(predictor.Predictor, "with_views", noted)
+    predict(out, sources["npy"], tmp_path / "a.csv")
+    predict(out, sources["npy"], tmp_path / "b.csv", "--dtype=float32")
+    assert used == [torch.bfloat16, torch.float32]
+
+
 def test_ids_are_ordered_by_number_then_by_name():
-    ids = ["b", "10", "9", "a", "010"]
-    assert [ids[position] for position in order(ids)] == ["9", "010", "10", "a", "b"]
+    ids = ["b", "10", "9", "a", "010", "-2", "--2"]
+    assert [ids[position] for position in order(ids)] == ["-2", "9", "010", "10", "--2", "a", "b"]
 
 
 class Evil:
@@ -137,6 +176,10 @@ def bad(tmp_path: Path, kind: str) -> Path:
             (path / "1.png").write_bytes(b"\x89PNG not really")
         case "empty":
             path.mkdir()
+        case "same.npz":
+            np.savez(path, images=IMAGES[:3], ids=[4, 7, 4])
+        case "few.npz":
+            np.savez(path, images=IMAGES[:3], ids=[4, 7])
         case "twice":
             path.mkdir()
             for name in ("1.png", "01.png"):
@@ -156,6 +199,8 @@ def bad(tmp_path: Path, kind: str) -> Path:
         ("broken", "bad.broken/1.png is not a readable image"),
         ("empty", "found none"),
         ("twice", "bad.twice: 2 images are called 1"),
+        ("same.npz", "bad.same.npz: 2 images are called 4"),
+        ("few.npz", "bad.few.npz: ids: expected 3 integers or names, found int64 (2,)"),
         ("missing", "bad.missing does not exist"),
     ],
 )
@@ -186,8 +231,10 @@ def test_what_cannot_predict_is_named(trained: Path, tmp_path: Path, monkeypatch
     assert "no checkpoint here" in one_line(capsys.readouterr().err)
     assert cli.main(["predict", f"--checkpoint={trained}", "--dataset=cifar100", "--header=id", out], 0.0) == 2
     assert "--header takes two names" in one_line(capsys.readouterr().err)
-    from speedrun import models
-
+    config = checkpoint.load(trained / "model.pt").config
+    checkpoint.save(tmp_path / "checkpoint.pt", model={}, config=config, extra={"steps": 3})
+    assert cli.main(["predict", f"--checkpoint={tmp_path / 'checkpoint.pt'}", out], 0.0) == 1
+    assert "a checkpoint of a training and no trained net" in one_line(capsys.readouterr().err)
     build = models.build
     monkeypatch.setattr(models, "build", lambda config, classes: build(config, classes + 1))
     assert cli.main(["predict", f"--checkpoint={trained}", out], 0.0) == 1

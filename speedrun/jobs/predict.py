@@ -44,11 +44,12 @@ def main(argv: list[str], start: float) -> int:
     asked = configs.override(Config(), given)
     from speedrun import device, predictor
 
-    choice = device.choose(asked.device, asked.dtype)
+    choice = device.choose(asked.device)
     device.prepare(choice.device)
     members = predictor.load_members(options["checkpoint"], choice.device)
+    dtype = device.choose(asked.device, given.get("dtype", members[0].config.dtype)).dtype
     for member in members:
-        member.dtype = choice.dtype
+        member.dtype = dtype
     images, truth = _open(options["images"], members[0], asked)
     out: Path = options["out"]
     try:
