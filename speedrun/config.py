@@ -4,6 +4,7 @@ The command line, the saved config.json and the documentation come from these fi
 by the planner (or found on the machine); a field that is set is kept. `--set model.depth=3` reaches any of them.
 """
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,15 @@ class OptimConfig(Checked):
     def filter_lr(self) -> float:
         """The rate of the filters that holds."""
         return 0.24 if self.lr is None else self.lr
+
+    def lr_for(self, factor: float) -> float:
+        """The rate that suits a batch `factor` times as large.
+
+        SGD's follows the batch, for it is of the mean loss (Goyal et al., arXiv 1706.02677). Steps of Muon and AdamW
+        have one length whatever the batch; they follow the noise of their direction, by the root (Malladi et al., arXiv
+        2205.10287). Rates of Muon's companion are of the summed loss and stay.
+        """
+        return self.filter_lr * (factor if self.filters == "sgd" else math.sqrt(factor))
 
 
 @dataclass(frozen=True)

@@ -27,12 +27,12 @@ def name(config: Config) -> Path:
 
 
 @contextlib.contextmanager
-def claimed(folder: Path | None, config: Config, *, again: bool = False, resuming: bool = False) -> Iterator[float]:
+def claimed(folder: Path | None, config: Config, *, again: str = "", resuming: bool = False) -> Iterator[float]:
     """Make the folder and keep others out of it while the run is on; removed again if nothing came of the run.
 
     Gives the seconds that a small file took to reach its disk. What a killed run left behind is cleared away, but for
-    its checkpoints. `again`: so is the record of one that goes on. `resuming`: it is the run in the folder that goes
-    on from its checkpoint, and everything stays.
+    its checkpoints. `again`: so is the record of a job of this kind, which goes on. `resuming`: it is the run in the
+    folder that goes on from its checkpoint, and everything stays.
     Raises SpeedrunError where the folder cannot be written, holds another run, finished or still going on, or one that
     could be resumed.
     """
@@ -47,10 +47,9 @@ def claimed(folder: Path | None, config: Config, *, again: bool = False, resumin
             if not resuming:
                 stack.callback(_remove, folder)
             stack.callback(_unlink, guard)
-            if again:
-                (folder / "result.json").unlink(missing_ok=True)
-            _refuse_others(folder, resuming)
+            _refuse_others(folder, again, resuming)
             left = [] if resuming else [folder / name for name in (*_CURVES, "model.pt")]
+            left += [folder / "result.json"] if again else []
             for path in (*folder.glob(files.TEMPORARIES), *left):
                 path.unlink(missing_ok=True)
             began = time.monotonic()
@@ -69,11 +68,11 @@ def remove_checkpoints(folder: Path) -> None:
         _unlink(folder / name)
 
 
-def _refuse_others(folder: Path, resuming: bool) -> None:
+def _refuse_others(folder: Path, again: str, resuming: bool) -> None:
     """Raise SpeedrunError where the folder holds what must not be written over."""
     result = folder / "result.json"
     if not resuming:
-        if result.exists():
+        if result.exists() and not (again and files.read_sealed(result).get("kind") == again):
             raise SpeedrunError(f"{folder} holds another run already: choose another --out")
         if any((folder / name).exists() for name in CHECKPOINTS):
             raise SpeedrunError(f"{folder} holds a run that can go on: --resume {folder}, or choose another --out")

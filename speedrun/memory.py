@@ -1,7 +1,6 @@
 """Memory that runs out: how it is recognised, what is done about it, what is said."""
 
 import gc
-import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -66,11 +65,9 @@ def release() -> None:
 
 
 def smaller_batch(config: Config, device: torch.device, asked: str) -> tuple[Config, str]:
-    """A planned config with half the batch, and the line that says so. SpeedrunError at the smallest batch.
+    """A planned config with half the batch and the rate for it, and the line that says so.
 
-    The rates of SGD are for a loss that is summed over the batch and stay. A step of Muon has one length whatever the
-    batch: with half the images it is shortened by the root of two, as the noise of its direction grows (the square-root
-    rule, Malladi et al., arXiv 2205.10287).
+    SpeedrunError at the smallest batch.
     """
     assert config.batch_size is not None
     batch_size = config.batch_size // 2
@@ -79,12 +76,13 @@ def smaller_batch(config: Config, device: torch.device, asked: str) -> tuple[Con
             f"out of memory with batches of {config.batch_size} images: {describe(device, asked)}; "
             "free some, or ask for a narrower net (--set model.widths=...) or fewer pixels (--set resolutions=...)"
         )
-    optim, rule = config.optim, "rates as they were"
-    if optim.filters == "muon":
-        optim = replace(optim, lr=optim.filter_lr * math.sqrt(batch_size / config.batch_size))
-        rule = f"optim.lr {config.optim.filter_lr:.3g} -> {optim.lr:.3g} by the square-root rule"
-    line = f"out of memory ({describe(device, asked)}): batch {config.batch_size} -> {batch_size}, {rule}"
-    return replace(config, batch_size=batch_size, optim=optim), line
+    before, lr = config.optim.filter_lr, config.optim.lr_for(batch_size / config.batch_size)
+    rule = "linear" if config.optim.filters == "sgd" else "square-root"
+    line = (
+        f"out of memory ({describe(device, asked)}): batch {config.batch_size} -> {batch_size}, "
+        f"optim.lr {before:.3g} -> {lr:.3g} by the {rule} rule"
+    )
+    return replace(config, batch_size=batch_size, optim=replace(config.optim, lr=lr)), line
 
 
 def describe(device: torch.device, asked: str) -> str:

@@ -1,12 +1,13 @@
 """Pictures of a run or a job, drawn from what it left in its folder. Needs matplotlib: the extra `plots`."""
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speedrun import config as configs
 from speedrun import metrics, scores
+from speedrun.background import Background
 from speedrun.errors import SpeedrunError
 from speedrun.files import atomic_path, read_sealed
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+# To import matplotlib and draw.
+SECONDS = 3.0
+_LONGEST = 60.0
 # A range drawn from over more than this factor is shown by its logarithm.
 _LOG_SPREAD = 50
 _MOST_FIELDS = 9
@@ -22,6 +26,23 @@ _MOST_FIELDS = 9
 def available() -> bool:
     """Whether matplotlib is installed. Does not import it."""
     return importlib.util.find_spec("matplotlib") is not None
+
+
+def affordable(budget: float | None, share: float) -> bool:
+    """Whether a picture can be drawn and takes no more than `share` of a budget in seconds, or of none."""
+    return available() and (budget is None or share * budget >= SECONDS)
+
+
+def draw_within(folder: Path, seconds: float, warn: Callable[[str], None]) -> None:
+    """As `draw`, but given up after so many seconds; tells `warn` why there is no picture, where there is none.
+
+    In a thread, for the first import of matplotlib may take longer than there is time.
+    """
+    try:
+        Background(lambda: draw(folder)).result(min(seconds, _LONGEST))
+    except (SpeedrunError, TimeoutError) as error:
+        reason = str(error) or "no time was left"
+        warn(f"no picture ({reason}); python -m speedrun plot {folder} draws it")
 
 
 def draw(folder: Path) -> Path:
@@ -37,6 +58,8 @@ def draw(folder: Path) -> Path:
         path = folder / f"{record['kind']}.png"
         with atomic_path(path) as temporary:
             figure.savefig(temporary, dpi=110, format="png")
+    except ImportError as error:
+        raise SpeedrunError(f"matplotlib cannot be imported: {error}") from None
     except OSError as error:
         raise SpeedrunError(f"{error.filename or folder}: {error.strerror}") from None
     except (ValueError, KeyError) as error:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speedrun import data, files, recipes
+from speedrun import data, files, plots, recipes
 from speedrun import folder as folders
 from speedrun import screen as screens
 from speedrun.background import Background
@@ -16,7 +16,7 @@ from speedrun.config import Config
 from speedrun.errors import SpeedrunError
 from speedrun.outcome import Outcome
 from speedrun.signals import Interrupted, Signals
-from speedrun.watchdog import HOPELESS_SECONDS, REFUSAL_SECONDS, Watchdog
+from speedrun.watchdog import HOPELESS_SECONDS, MARGIN, REFUSAL_SECONDS, Watchdog
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # A silent connection is given up after 30 s; until then nothing is reported.
 FETCH_PATIENCE_SECONDS = 60.0
+# Largest share of a run's budget that drawing its curve on held-out images may take.
+PICTURE_SHARE = 0.005
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class Launch:
     first_phases: dict[str, float] | None = None
     out: Path | None = None
     write_seconds: float = 0.0
-    keeps: bool = True  # checkpoints
+    alone: bool = True  # no training of a job: it keeps checkpoints and draws its curve
     transferred: float = 0.0
     resumed: "Snapshot | None" = None
 
@@ -181,6 +183,7 @@ class Launch:
         outcome.machine = machine = self.machine or self.open(loading)
         from speedrun.session import Session
 
+        draws = self.alone and config.validation.times > 0 and plots.affordable(config.budget, PICTURE_SHARE)
         session = Session(
             config=config,
             machine=machine,
@@ -193,7 +196,8 @@ class Launch:
             may_settle_threads=self._may_settle_threads() and machine.choice.device.type == "cpu",
             charge=self._charge,
             write_seconds=self.write_seconds,
-            keeps=self.keeps,
+            keeps=self.alone,
+            picture_seconds=plots.SECONDS if draws else 0.0,
             resumed=self.resumed,
         )
         for line in session.choose_plan().lines():
@@ -216,6 +220,8 @@ class Launch:
         self.screen.summary(record, folder if saved else None)
         if outcome.status not in folders.FINISHED and (folder / folders.NEWEST).exists():
             self.screen.note(f"go on  python -m speedrun --resume {folder}")
+        elif draws and saved and self.signals.received is None:
+            plots.draw_within(folder, self.clock.remaining() - 2 * MARGIN, self.screen.warn)
         codes = {"interrupted": self.signals.exit_code, "timeout": 1}
         return Result(record, folder, codes.get(outcome.status, 0 if saved else 1), session.logits)
 

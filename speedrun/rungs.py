@@ -120,7 +120,8 @@ def _own(model: ModelConfig) -> Rung:
 
     from speedrun import models
 
-    # Not `models.sketch`: the first pass on torch's meta device imports nine hundred modules, a second of the budget.
+    models.sketch(model, CLASSES)  # a search draws nets far over its limit: to make one takes up to half a second
+    # No pass through that: the first on torch's meta device imports nine hundred modules, a second of the budget.
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers are left as they were
         forward_flops = models.forward_flops(models.build(model, CLASSES), SIDE)
     epoch = 3 * IMAGES * forward_flops

@@ -157,6 +157,7 @@ ROW: Table = {
     "train_seconds": _MAYBE_SECONDS,
     "steps": Field(float, "mean of the steps taken", null="always", low=0),
     "target_steps": Field(float, "mean of the steps to the target; null if a run never reached it", null="always"),
+    "target_epochs": Field(float, "the same in epochs, which batches of any size share", null="always", low=0),
     "target_seconds": _MAYBE_SECONDS,
     "stability": Field(float, "deviation of the accuracy over the last tenth of training", null="always", low=0),
 }

@@ -46,8 +46,8 @@ class Session:
     once each.
 
     may_settle_threads: whether the CPU's thread count may follow what other processes leave.
-    write_seconds: what a small file took to reach the disk. keeps: whether checkpoints are
-    written. resumed: the one to go on from, if any.
+    write_seconds: what a small file took to reach the disk. picture_seconds: kept for drawing one. keeps: whether
+    checkpoints are written. resumed: the one to go on from, if any.
     charge(phase): bring a phase up to what the first run of this process spent on it.
     logits: of the scored images, once they are.
     """
@@ -63,6 +63,7 @@ class Session:
     may_settle_threads: bool
     charge: Callable[[str], None]
     write_seconds: float = 0.0
+    picture_seconds: float = 0.0
     keeps: bool = True
     resumed: Snapshot | None = None
 
@@ -144,7 +145,8 @@ class Session:
         seen = max(LEAST_VIEWS, 1 + self.plan.uncertain_share * (views(self.plan.tta) - 1))
         validation = self.validator.seconds_left if self.validator else 0.0
         evaluation = EVALUATION_MARGIN * (seen * self.costs.view + validation) * max(1.0, self.pacer.slowdown)
-        return evaluation + self._save_seconds() + END_MARGIN + self.pressure.exit_seconds()
+        after = self._save_seconds() + self.picture_seconds + END_MARGIN
+        return evaluation + after + self.pressure.exit_seconds()
 
     def _save_seconds(self) -> float:
         """Seconds that writing the weights and the record may take, on a disk of 200 MB/s, or as slow as it has shown.

@@ -83,7 +83,7 @@ def read(words: Sequence[str]) -> dict[str, str]:
             raise UsageError(f"{word}: {error.strerror}; a range is written FIELD=RANGE") from None
         except ValueError as error:
             raise UsageError(f"{word}: not JSON ({error})") from None
-        if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        if not (isinstance(found, dict) and found and all(isinstance(value, str) for value in found.values())):
             raise UsageError(f"{word}: expected an object of fields and their ranges as text")
         ranges.update(found)
     return ranges

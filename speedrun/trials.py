@@ -37,9 +37,7 @@ FINISH_SECONDS = 0.5  # to write the job's record, with all its trials
 # Largest share of a training's seconds that scoring it on held-out images may take, as long as it has this many: the
 # accuracy of 500 images is off by two points at most, in two of three cases.
 SCORING_SHARE, LEAST_SCORED = 0.1, 500
-# To import matplotlib and draw, kept where it is installed and this is a small part of the budget.
-PICTURE_SECONDS, PICTURE_SHARE = 3.0, 0.05
-LONGEST_DRAWING = 60.0
+PICTURE_SHARE = 0.05  # largest share of the budget that drawing its picture may take
 
 
 class Job:
@@ -93,13 +91,13 @@ class Job:
         from speedrun.session import END_MARGIN
 
         left = self.launch.clock.remaining() - END_MARGIN - FINISH_SECONDS
-        left -= PICTURE_SECONDS if self.draws else 0.0
+        left -= plots.SECONDS if self.draws else 0.0
         return None if math.isinf(left) else left
 
     @property
     def draws(self) -> bool:
         """Whether a picture is drawn at the end."""
-        return plots.available() and PICTURE_SHARE * (self.config.budget or math.inf) >= PICTURE_SECONDS
+        return plots.affordable(self.config.budget, PICTURE_SHARE)
 
     def share(self, trainings: int) -> float | None:
         """An equal share of the seconds left for each of that many trainings; None without a deadline."""
@@ -136,6 +134,21 @@ class Job:
             return count
         return min(count, max(int(SCORING_SHARE * share * situation.flops_per_second / flops), LEAST_SCORED))
 
+    def refusal(self, config: Config) -> str:
+        """Why a config cannot be trained here, told from shapes alone; empty if it can."""
+        import torch
+
+        from speedrun import models
+
+        try:
+            config = planner.choose(config, self.machine.situation(), self.share(1)).apply(config)
+            net = models.sketch(config.model, self.machine.classes)
+            for size in set(config.resolutions or ()):
+                net(torch.empty(2, 3, size, size, device="meta"))
+        except (UsageError, ValueError, RuntimeError) as error:
+            return str(error).partition("\n")[0]
+        return ""
+
     def score_only(self, count: int) -> None:
         """From here trainings score only the first `count` of the images held out."""
         self._outcome.machine = self.machine = self.machine.scoring(count)
@@ -156,8 +169,11 @@ class Job:
 
         if self.launch.signals.received is not None:  # since the last training
             raise Interrupted
+        left = self.folder / name / "result.json"
         if self.resume:  # what is done is not trained again, so this is of a training that was stopped
-            (self.folder / name / "result.json").unlink(missing_ok=True)
+            left.unlink(missing_ok=True)
+        elif left.exists():  # of a job that was killed
+            raise SpeedrunError(f"{left.parent} holds another run already: choose another --out")
         self.launch.signals.gentle = False
         torch.set_num_threads(self._threads)  # the last training may have left fewer
         # A run ends END_MARGIN before its deadline, for the process to be gone by then; this process goes on.
@@ -171,7 +187,7 @@ class Job:
             clock,
             Ledger(clock.start),
             machine=self._machine_of(config),
-            keeps=False,  # a training that is stopped is taken again from its start
+            alone=False,  # a training that is stopped is taken again from its start
         )
         trial = attempt(lambda: launch.run(0, self._loading), name, config, changes, spare_seconds=END_MARGIN)
         if not (keep and trial.finished):  # what does not count must not be taken for a member either
@@ -244,7 +260,8 @@ def run(job: Job, start: float) -> int:
             launch = Launch(config, screen, signals, watchdog, Clock(config.budget, start=start), Ledger(start))
             folder = folders.name(config)
             loading = Background(launch.load)
-            with folders.claimed(None if config.dry_run else folder, config, again=job.resume):
+            again = job.kind if job.resume else ""
+            with folders.claimed(None if config.dry_run else folder, config, again=again):
                 return _run(job, launch, folder, loading)
     finally:
         if watchdog:
@@ -280,16 +297,5 @@ def _run(job: Job, launch: Launch, folder: Path, loading: "Background[Dataset]")
     if job.config.json:
         print(json.dumps(record), flush=True)  # while the watchdog is on: nobody may be reading
     if job.draws and launch.signals.received is None:
-        _draw(launch, folder)
+        plots.draw_within(folder, launch.clock.remaining() - 2 * MARGIN, launch.screen.warn)
     return code
-
-
-def _draw(launch: Launch, folder: Path) -> None:
-    """Draw the picture. In a thread, for the first import of matplotlib may take longer than there is time."""
-    left = launch.clock.remaining() - 2 * MARGIN
-    drawing = Background(lambda: plots.draw(folder))
-    try:
-        drawing.result(min(left, LONGEST_DRAWING))
-    except (SpeedrunError, TimeoutError) as error:
-        reason = str(error) or "no time was left"
-        launch.screen.warn(f"no picture ({reason}); python -m speedrun plot {folder} draws it")

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from processes import TINY_NET, one_line
 
-from speedrun import cli, config, record, scores, trials
+from speedrun import cli, config, recipes, record, scores, trials
 from speedrun.config import Config, OptimConfig
 from speedrun.errors import UsageError
 from speedrun.jobs import ablate
+from speedrun.schedule import rate_share
 
 SETTINGS = [*TINY_NET, "--quiet", "--set=validation.count=5"]
 
@@ -61,6 +62,8 @@ def test_the_rows_are_the_numbers_of_their_trainings(varied: Path):
         assert all(len(curve) == 5 for curve in curves)
         first = [next((score.step for score in curve if score.accuracy >= 0.6), None) for curve in curves]
         assert row["target_steps"] == (None if None in first else pytest.approx(np.mean(first)))
+        if row["target_steps"] is not None:  # 540 images in batches of 50, the last 40 of an epoch left out
+            assert row["target_epochs"] == pytest.approx(row["target_steps"] / 10)
     assert any(row["target_steps"] is not None for row in found["rows"])
 
 
@@ -100,11 +103,17 @@ def test_the_standard_changes_of_any_recipe_fit_one_budget(
     assert dtypes == ["bfloat16", "float32"]
 
 
-def test_the_textbooks_rate_follows_the_batch_and_that_of_sums_does_not():
-    batch = "batch 512, rate to match"
-    textbook = OptimConfig(filters="sgd", lr=0.1)
-    assert ablate.standard(Config(batch_size=256, optim=textbook))[batch] == {"batch_size": 512, "optim.lr": 0.2}
-    assert ablate.standard(Config(batch_size=256))[batch] == {"batch_size": 512}
+@pytest.mark.parametrize(("filters", "rate"), [("sgd", 0.2), ("adamw", 0.1414), ("muon", 0.1414)])
+def test_the_rate_follows_the_batch(filters: str, rate: float):
+    base = Config(batch_size=256, optim=OptimConfig(filters=filters, lr=0.1))
+    changes = ablate.standard(base)["batch 512, rate to match"]
+    assert changes == {"batch_size": 512, "optim.lr": pytest.approx(rate, rel=1e-3)}
+
+
+def test_a_fixed_rate_does_not_rise_either():
+    base = recipes.get("mynet-published")
+    fixed = config.override(base, ablate.standard(base)["fixed rate"]).optim
+    assert {rate_share(fixed.schedule, p, fixed.warmup, fixed.start_lr) for p in (0.0, 0.1, 0.5, 1.0)} == {1.0}
 
 
 @pytest.mark.parametrize(
@@ -124,7 +133,27 @@ def test_what_cannot_be_varied_is_named(word: str, message: str):
     assert message in str(caught.value)
 
 
-def test_a_change_that_does_not_fit_is_one_line_before_training(tiny_data: Path, tmp_path: Path, capsys):
-    assert run(tiny_data, tmp_path / "out", "--vary=model.widths=8,8", "--steps=2") == 2
-    assert "model.widths takes three" in one_line(capsys.readouterr().err)
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("model.widths=8,8", "model.widths takes three"),
+        ("model.family=resnet", "model.family=resnet: a net of family resnet needs model.blocks"),
+        ("model.parameter_limit=100", "model.parameter_limit=100: the net has"),
+        ("resolutions=40", "resolutions=40: resolutions 40 are more than the images' 16 pixels"),
+    ],
+)
+def test_a_change_that_does_not_fit_is_one_line_before_training(
+    word: str, message: str, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert run(tiny_data, tmp_path / "out", f"--vary={word}", "--steps=2") == 2
+    assert message in one_line(capsys.readouterr().err)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_L4_what_a_killed_job_left_is_not_mixed_with_another(tiny_data: Path, tmp_path: Path, capsys):
+    left = tmp_path / "out" / "row-0-run-1" / "result.json"
+    left.parent.mkdir(parents=True)
+    left.write_text("{}")
+    assert run(tiny_data, tmp_path / "out", "--vary=optim.lr=0.3", "--steps=2") == 1
+    assert "row-0-run-1 holds another run already: choose another --out" in one_line(capsys.readouterr().err)
+    assert [path.name for path in tmp_path.rglob("*.*")] == ["result.json"]

@@ -207,6 +207,13 @@ def test_M1_a_smaller_batch_is_taken_outside_the_handler(
     assert result.accuracy > 0.9
 
 
+def test_M1_the_textbooks_rate_follows_the_batch():
+    config = Config(batch_size=128, optim=OptimConfig(filters="sgd", lr=0.1))
+    smaller, line = memory.smaller_batch(config, torch.device("cpu"), "2.50 GiB")
+    assert (smaller.batch_size, smaller.optim.lr) == (64, 0.05)
+    assert "batch 128 -> 64, optim.lr 0.1 -> 0.05 by the linear rule" in line
+
+
 def test_M1_in_the_middle_of_a_run_what_was_learned_stays(
     tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

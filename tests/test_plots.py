@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -35,6 +36,33 @@ def test_an_ensemble_is_drawn_by_members_at_its_end_and_each_member_on_demand(ti
     left, right = plots.figure_of(json.loads((member / "result.json").read_text()), member).axes
     assert list(left.lines[0].get_ydata()) == [line["loss"] for line in metrics.read(member / "metrics.jsonl")]
     assert list(right.lines[1].get_ydata()) == [100 * score.accuracy for score in scores.read(member)]
+
+
+def test_a_run_draws_its_curve_on_held_out_images_and_none_without(tiny_data: Path, tmp_path: Path):
+    job(tiny_data, tmp_path / "watched", "--set=validation.count=2")
+    assert (tmp_path / "watched" / "run.png").read_bytes().startswith(PNG)
+    job(tiny_data, tmp_path / "plain")
+    job(tiny_data, tmp_path / "pair", "ensemble", "--members=1", "--set=validation.count=2")
+    assert [path.name for path in tmp_path.rglob("*.png") if path.parent.name != "watched"] == ["ensemble.png"]
+
+
+def test_time_is_kept_for_a_picture_where_it_is_a_small_part(monkeypatch: pytest.MonkeyPatch):
+    found = [plots.affordable(budget, 0.05) for budget in (None, 60.0, 59.0)]
+    assert found == [True, True, False]
+    monkeypatch.setattr(plots, "available", lambda: False)
+    assert not plots.affordable(None, 0.05)
+
+
+def test_a_picture_that_cannot_be_drawn_costs_a_line(tiny_data: Path, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    job(tiny_data, tmp_path / "out", "--set=validation.count=2")
+    line = one_line(capsys.readouterr().err)
+    assert "no picture (matplotlib cannot be imported" in line
+    assert f"python -m speedrun plot {tmp_path / 'out'} draws it" in line
+    monkeypatch.setattr(plots, "draw", lambda folder: time.sleep(5))
+    said: list[str] = []
+    plots.draw_within(tmp_path, 0.0, said.append)
+    assert "no picture (no time was left)" in said[0]
 
 
 def test_a_search_has_a_panel_for_each_field(tiny_data: Path, tmp_path: Path):

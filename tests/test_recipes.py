@@ -79,6 +79,20 @@ def test_B4_a_net_over_its_limit_is_refused(name: str):
         models.sketch(wide.model, 10)
 
 
+def test_a_net_over_its_limit_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch):
+    build, made = models.build, []
+
+    def noted(model: ModelConfig, classes: int) -> torch.nn.Module:
+        made.append(torch.empty(0).device.type)
+        return build(model, classes)
+
+    monkeypatch.setattr(models, "build", noted)
+    wide = config.override(recipes.get("resnet5m"), {"model.widths": "256,256,256"})
+    with pytest.raises(UsageError, match="must stay below 5,000,000"):
+        planner.choose(wide, planner.Situation("cpu", 1e11), 60.0)
+    assert made == ["meta"]  # the numbers of so many parameters take half a second to draw
+
+
 def test_a_net_may_have_one_parameter_less_than_its_limit():
     model = recipes.get("dsnet").model
     assert models.parameters(models.build(replace(model, parameter_limit=150_691), 10)) == 150_690

@@ -153,6 +153,17 @@ def test_a_search_goes_on_where_it_was_stopped(
     assert (found["ranking"], found["best"], rates(found)) == (whole["ranking"], whole["best"], rates(whole))
 
 
+def test_what_is_no_search_is_not_gone_on_with(tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = tmp_path / "run"
+    assert cli.main([f"--dataset={tiny_data}", f"--out={run}", "--steps=2", *SETTINGS], time.monotonic()) == 0
+    kept = {path.name: path.read_bytes() for path in run.iterdir()}
+    assert search(tiny_data, run, RATES, "--resume") == 1
+    assert "holds another run already" in one_line(capsys.readouterr().err)
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == kept
+    assert cli.main(["search", RATES, "--resume"], time.monotonic()) == 2
+    assert "--resume goes on with the search in --out" in one_line(capsys.readouterr().err)
+
+
 def pretend(
     kind: type[Search],
     monkeypatch: pytest.MonkeyPatch,
@@ -187,6 +198,12 @@ def test_halving_gives_the_better_half_twice_the_time(monkeypatch: pytest.Monkey
     assert rates[7] == max(rates)
     assert [trial.name.partition("-trial")[0] for trial in job.ranking()] == ["rung-3", "rung-2"] + ["rung-1"] * 3
     assert len({trial.seed for trial in job.ranking()}) == 5
+
+
+def test_W10_halving_ends_with_its_time(monkeypatch: pytest.MonkeyPatch):
+    job = pretend(Halving, monkeypatch, needed=lambda rate: 500.0 if rate > 0.5 else 0.0, count=300)
+    assert len(job.trials) < 300  # each that is refused takes a second, more than its share
+    assert sum(trial.wall_seconds for trial in job.trials) < 101
 
 
 def test_halving_trains(tiny_data: Path, tmp_path: Path):
@@ -239,6 +256,7 @@ def test_W10_a_search_with_time_for_no_trial_is_refused(
             ["--space=model.widths=512,512,512", "--set=model.parameter_limit=1000"],
             "parameters and must stay below 1,000",
         ),
+        (["--halving", "--rounds=2"], "leave out --rounds"),
         (["--trials=0"], "one round or more of one trial or more"),
         (["--runs=2"], "takes --trials, not --runs"),
     ],

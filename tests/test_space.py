@@ -98,7 +98,9 @@ def test_ranges_come_from_words_and_files(tmp_path: Path):
     path = tmp_path / "space.json"
     path.write_text(json.dumps({"optim.lr": "0.1..1", "model.depth": "2,3"}))
     assert space.read([str(path), "optim.lr=a=b"]) == {"optim.lr": "a=b", "model.depth": "2,3"}
-    path.write_text('{"optim.lr": 3}')
-    for word, message in ((path, "their ranges as text"), (tmp_path / "none", "a range is written FIELD=RANGE")):
-        with pytest.raises(UsageError, match=message):
-            space.read([str(word)])
+    for text in ('{"optim.lr": 3}', "{}", '["optim.lr"]'):
+        path.write_text(text)
+        with pytest.raises(UsageError, match="their ranges as text"):
+            space.read([str(path)])
+    with pytest.raises(UsageError, match="a range is written FIELD=RANGE"):
+        space.read([str(tmp_path / "none")])

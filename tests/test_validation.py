@@ -143,6 +143,7 @@ def test_B7_a_run_stops_by_the_split_and_never_by_the_test_labels(tiny_data: Pat
     scores = curves.read(sound.folder)
     assert [score.accuracy for score in scores] == [score.accuracy for score in curves.read(misled.folder)]
     assert (sound.record["status"], sound.record["split"]["scored"]) == ("complete", "test[200]")
+    assert sound.record["plan"] == misled.record["plan"]
     assert sound.record["steps"] == misled.record["steps"] == scores[-1].step < 60
     weights = [checkpoint.load(result.folder / "model.pt").model for result in (sound, misled) if result.folder]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

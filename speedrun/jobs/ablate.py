@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from speedrun import config as configs
-from speedrun import planner, recipes, scores, seeds, space, stats, trials
+from speedrun import planner, scores, seeds, space, stats, trials
 from speedrun.arguments import Parser, take_config
 from speedrun.config import Config
 from speedrun.errors import UsageError
@@ -33,7 +33,7 @@ class Row:
 
 
 class Ablation(trials.Job):
-    """changes: fields and values by what a change is called; None for those of the recipe, or of any recipe."""
+    """changes: fields and values by what a change is called; None for those of any recipe."""
 
     kind = "ablation"
 
@@ -83,15 +83,18 @@ class Ablation(trials.Job):
         return aligned([head, *(_cells(row) for row in results["rows"])])
 
     def _make_rows(self) -> list[Row]:
-        """The rows, all by the plan of the unchanged config. Raises UsageError for a change that cannot be made."""
+        """The rows, all by the plan of the unchanged config. Raises UsageError for a change that cannot be trained."""
         plan = planner.choose(self.config, self.machine.situation(), self.share(self.planned))
         base = plan.apply(self.config)
         base = replace(base, dtype=str(self.machine.choice.dtype).removeprefix("torch."))
         rows = [Row(UNCHANGED, {}, base)]
         for change, changes in (standard(base) if self.changes is None else self.changes).items():
             changed = configs.override(base, changes)
-            if changed != base:
-                rows.append(Row(change, changes, changed))
+            if changed == base:
+                continue
+            if refusal := self.refusal(changed):
+                raise UsageError(f"{change}: {refusal}")
+            rows.append(Row(change, changes, changed))
         return rows
 
     def _tried(self, number: int) -> list[Trial]:
@@ -114,6 +117,7 @@ class Ablation(trials.Job):
             "train_seconds": _mean([trial.train_seconds or 0.0 for trial in finished]),
             "steps": _mean([trial.steps for trial in finished]),
             "target_steps": _mean([score.step for score in hits]) if all_hit else None,
+            "target_epochs": _mean([score.epoch for score in hits]) if all_hit else None,
             "target_seconds": _mean([score.seconds for score in hits]) if all_hit else None,
             "stability": _mean([value for curve in curves if (value := scores.stability(curve)) is not None]),
         }
@@ -122,13 +126,11 @@ class Ablation(trials.Job):
 def standard(base: Config) -> dict[str, dict[str, Any]]:
     """The changes for any recipe: normalisation, crop and flip, batch size, schedule, precision."""
     batch = 2 * (base.batch_size or 1)
-    # Rates for the summed loss hold for any batch; the textbook's, for the mean, follow its size.
-    rate = {} if base.optim.filters == "muon" else {"optim.lr": 2 * base.optim.filter_lr}
     return {
         "without normalisation": {"normalise": False},
         "without crop and flip": {"augment.flip": "none", "augment.translate": 0},
-        f"batch {batch}, rate to match": {"batch_size": batch, **rate},
-        "fixed rate": {"optim.schedule": "fixed"},
+        f"batch {batch}, rate to match": {"batch_size": batch, "optim.lr": base.optim.lr_for(2)},
+        "fixed rate": {"optim.schedule": "fixed", "optim.warmup": 0.0},
         "float32": {"dtype": "float32"},
     }
 
@@ -162,7 +164,8 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     def shown(name: str, text: str) -> str:
         return "-" if row[name] is None else text.format(row[name])
 
-    target = shown("target_steps", "{:,.0f} steps, ") + shown("target_seconds", "{:.1f} s")
+    times = (("target_steps", "{:,.0f} steps"), ("target_epochs", "{:.1f} epochs"), ("target_seconds", "{:.1f} s"))
+    target = ", ".join(shown(name, text) for name, text in times)
     return (
         row["change"],
         shown("accuracy", "{:.2%}"),
@@ -178,10 +181,14 @@ def main(argv: list[str], start: float) -> int:
     """Ablate; returns the exit code. Raises UsageError and SpeedrunError."""
     parser = Parser("python -m speedrun ablate", "Measure what each part of a recipe is worth, on held-out images.")
     parser.add_argument(
-        "--vary", action="append", default=[], metavar="FIELD=A,B", help="a row for each value (default: the recipe's)"
+        "--vary",
+        action="append",
+        default=[],
+        metavar="FIELD=A,B",
+        help="a row for each value (default: five changes)",
     )
     parser.add_config()
     given = vars(parser.parse_args(argv))
     words = given.pop("vary")
     config = take_config(given)
-    return trials.run(Ablation(config, vary(words) if words else recipes.changes(config.recipe)), start)
+    return trials.run(Ablation(config, vary(words) if words else None), start)

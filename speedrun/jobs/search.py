@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from speedrun import config as configs
-from speedrun import files, planner, recipes, seeds, space, trials
+from speedrun import files, recipes, seeds, space, trials
 from speedrun.arguments import Parser, take_config
-from speedrun.config import Config
+from speedrun.config import Config, require
 from speedrun.errors import SpeedrunError, UsageError
 from speedrun.lines import append_lines
 from speedrun.schema import TRIAL
 from speedrun.summary import aligned, percent
 from speedrun.trial import Trial
 
+ROUNDS = 2  # where none are asked for
 # Configurations drawn for one trial before the limits count as met by none.
 DRAWS = 200
 # The share of the trials, and the least number, around which a range closes in.
@@ -44,6 +45,8 @@ class Search(trials.Job):
         super().__init__(trials.compared(config))
         if config.runs > 1:
             raise UsageError("a search takes --trials, not --runs")
+        if resume and config.out is None:
+            raise UsageError("--resume goes on with the search in --out: name that folder")
         if not 1 <= rounds <= count:
             raise UsageError(f"a search takes one round or more of one trial or more, not {rounds} of {count} trials")
         for name in ranges:
@@ -169,20 +172,11 @@ class Search(trials.Job):
         return [trial.changes for trial in ranked[:count]] if len(ranked) > LEAST_BEST else []
 
     def _refusal(self, changes: dict[str, Any]) -> str:
-        """Why a configuration cannot be trained, told from shapes alone; empty if it can."""
-        import torch
-
-        from speedrun import models
-
+        """Why a configuration cannot be trained; empty if it can."""
         try:
-            config = configs.override(self.config, changes)
-            config = planner.choose(config, self.machine.situation(), self.share(1)).apply(config)
-            net = models.sketch(config.model, self.machine.classes)
-            for size in set(config.resolutions or ()):
-                net(torch.empty(2, 3, size, size, device="meta"))
-        except (UsageError, ValueError, RuntimeError) as error:
-            return str(error).partition("\n")[0]
-        return ""
+            return self.refusal(configs.override(self.config, changes))
+        except UsageError as error:
+            return str(error)
 
     def _command(self, best: dict[str, Any]) -> str:
         """The command line that trains the winner on all training images."""
@@ -219,6 +213,8 @@ class Halving(Search):
             names = {f"rung-{rung}-trial-{number + 1:03}": number for number in chosen}
             waiting = [name for name in names if name not in done]
             for position, name in enumerate(waiting):
+                if self.share(1) == 0.0:
+                    break
                 # In trainings of this rung: this one, those that wait, and the rungs to come, each as long as this.
                 ahead = len(waiting) - position + size * (len(self.rungs) - rung)
                 self.attempt(name, names[name], drawn[names[name]], self.share(ahead))
@@ -269,7 +265,7 @@ def main(argv: list[str], start: float) -> int:
     ranges = "range of a field, such as optim.lr=log:0.01..1, or a JSON file of them (default: the recipe's own)"
     parser.add_argument("--space", action="append", default=[], metavar="FILE|FIELD=RANGE", help=ranges)
     parser.add_argument("--trials", type=int, default=20, metavar="N", help="configurations to try (default 20)")
-    parser.add_argument("--rounds", type=int, default=2, metavar="N", help="rounds, each narrower (default 2)")
+    parser.add_argument("--rounds", type=int, metavar="N", help=f"rounds, each narrower (default {ROUNDS})")
     parser.add_argument("--halving", action="store_true", help="train all briefly, the better half longer, and so on")
     parser.add_argument("--resume", action="store_true", help="go on with the search in --out")
     parser.add_config()
@@ -279,5 +275,7 @@ def main(argv: list[str], start: float) -> int:
     config = take_config(given)
     wanted = space.read(words) or recipes.space(config.recipe)
     if halving:
+        require(rounds is None, "--halving keeps the ranges as they are: leave out --rounds")
         return trials.run(Halving(config, wanted, count=count, resume=resume), start)
+    rounds = min(ROUNDS, count) if rounds is None else rounds
     return trials.run(Search(config, wanted, count=count, rounds=rounds, resume=resume), start)

@@ -4,9 +4,8 @@ A file has `SUMMARY`, one line, and `CONFIG`, whose field `recipe` is its name. 
 `PUBLISHED` as well, the settings of the original: they run as the recipe NAME-published. One with `TIERS`, configs by
 the percent that they aim at, has the recipes NAME-PERCENT too.
 
-A file may also have `SPACE`, what `search` varies (texts of `speedrun.space` by field; without it the rate), `CHANGES`,
-what `ablate` tries one by one (fields and values by what the change is called), and `JOB`, the words of the command by
-which the recipe runs, such as `("ensemble", "--members=10")`.
+A file may also have `SPACE`, what `search` varies (texts of `speedrun.space` by field; without it the rate), and `JOB`,
+the words of the command by which the recipe runs, such as `("ensemble", "--members=10")`.
 """
 
 import importlib
@@ -48,11 +47,6 @@ def summary(name: str) -> str:
 def space(name: str) -> dict[str, str]:
     """The recipe's search space: texts of `speedrun.space` by field."""
     return _extra(name, "SPACE", {"optim.lr": "log:0.01..1"})
-
-
-def changes(name: str) -> dict[str, dict[str, Any]] | None:
-    """The recipe's ablations: fields and their values by name; None where it brings none."""
-    return _extra(name, "CHANGES", None)
 
 
 def job(name: str) -> tuple[str, ...]:
