@@ -180,9 +180,13 @@ def rows(
                         timing = measure(call, device, cold=cold, seconds=0.2 if quick else 0.3, together=together)
                         yield {**about, "cold": cold, **result(timing, count, moved, bandwidth)}
                 except Exception as error:  # others' code, or a compiler: whatever it raises must not cost the rest
-                    first = f"{type(error).__name__}: {error}".splitlines()[0]
-                    # A record goes to others, whom the folders of this machine do not concern.
-                    yield {**about, "cold": True, "error": re.sub(r"(/[^\s/'\":,]+){2,}/?", "...", first)}
+                    yield {**about, "cold": True, "error": failure(error)}
+
+
+def failure(error: Exception) -> str:
+    """An error in one line for a record, which goes to others, whom the folders of this machine do not concern."""
+    first = f"{type(error).__name__}: {error}".splitlines()[0]
+    return re.sub(r"(/[^\s/'\":,]+){2,}/?", "...", first)
 
 
 def result(timing: Timing, count: int, moved: int, bandwidth: float) -> dict[str, Any]:

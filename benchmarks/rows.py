@@ -51,7 +51,7 @@ PARTS = {
         ),
         Part(
             "kernel",
-            "Augmentation",
+            "Kernels",
             ("operation", "by", "batch", "pixels", "dtype", "caches"),
             ("operation", "by"),
             extras=("images/s", "GB/s", "share of copy bandwidth"),

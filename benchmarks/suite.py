@@ -2,10 +2,10 @@
 
     python -m benchmarks.suite [--quick] [--only PART ...] [--device cuda] [--again]
 
-Parts: kernels, step (of every recipe), evaluation, startup, target (time to 94 %), accuracy (at 10, 60 and 600
-seconds). A part that is recorded of this commit on this machine is not run again, and of target and accuracy, which
-take longest, no run that is recorded; `--again` measures all. A part that fails stops no other. `--quick` takes under
-five minutes on two cores. Nothing else should run on the machine meanwhile.
+Parts: kernels (of augmentation), training-kernels, step (of every recipe), evaluation, startup, target (time to 94 %),
+accuracy (at 10, 60 and 600 seconds). A part that is recorded of this commit on this machine is not run again, and of
+target and accuracy, which take longest, no run that is recorded; `--again` measures all. A part that fails stops no
+other. `--quick` takes under five minutes on two cores. Nothing else should run on the machine meanwhile.
 """
 
 import argparse
@@ -41,6 +41,7 @@ def _curve(aims: str, seeds: int) -> tuple[str, ...]:
 
 PARTS = {
     "kernels": Part("kernels"),
+    "training-kernels": Part("training_kernels"),
     "step": Part("step", ("--recipe", "all")),
     "evaluation": Part("evaluation"),
     "startup": Part("startup"),

@@ -1,6 +1,7 @@
-"""Device kernels: uint8 NHWC images in, augmented channels-last half out, in one pass.
+"""Device kernels: augmentation, and parts of a training step.
 
-Everything public is in `kernels.augment`; importing this package alone imports neither torch nor Triton:
+Importing this package alone imports neither torch nor Triton. `kernels.augment` makes batches: uint8 NHWC images in,
+augmented channels-last half out, in one pass:
 
     from kernels.augment import Augmentation, augment
 
@@ -10,4 +11,6 @@ Everything public is in `kernels.augment`; importing this package alone imports 
 
 `batch` is (B, 3, H, W) in channels-last memory format. What happens to an image depends on (seed, epoch, its index in
 the data set) alone: not on the batch that it is in, nor on the device.
+
+`kernels.newton_schulz` orthogonalises all the filters of a net at once.
 """

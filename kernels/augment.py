@@ -21,7 +21,6 @@ from kernels.twin import render
 __all__ = ["Augmentation", "augment", "fused", "mix", "twin", "view"]
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-_METHODS = ("auto", "fused", "torch")
 _launches: dict[Augmentation, bool] = {}  # whether the kernel could be launched on this machine; not there: not tried
 
 
@@ -131,10 +130,7 @@ def _run(method: str, request: Request) -> Tensor:
     """Launches the kernel or calls the twin, and returns the batch. Where the kernel cannot be compiled: one warning,
     and the twin."""
     images, augmentation = request.images, request.augmentation
-    if method not in _METHODS:
-        raise ValueError(f"method must be one of {', '.join(_METHODS)}, not {method!r}")
-    if method == "fused" and not (backend.ENABLED and (images.is_cuda or backend.INTERPRETED)):
-        raise ValueError("the fused kernel needs Triton, and images on CUDA or TRITON_INTERPRET=1")
+    backend.check_method(method, images)
     known = None if method == "torch" else _launches.get(augmentation)
     if method == "fused" or (method == "auto" and known is not False and _on_device(images)):
         try:

@@ -7,6 +7,7 @@ decorated.
 """
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
@@ -34,3 +35,25 @@ else:
 
     tl = SimpleNamespace(constexpr=Any)
     constant = int
+
+
+METHODS = ("auto", "fused", "torch")
+
+
+def check_method(method: str, tensor: torch.Tensor) -> None:
+    """Raises ValueError for an unknown method, and for "fused" where `tensor` lies out of the kernels' reach."""
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
+    if method == "fused" and not (ENABLED and (tensor.is_cuda or INTERPRETED)):
+        raise ValueError("a fused kernel needs Triton, and tensors on CUDA or TRITON_INTERPRET=1")
+
+
+def wanted(method: str, tensor: torch.Tensor) -> bool:
+    """Whether `method` asks for a kernel where `tensor` lies; "auto" does on CUDA alone. Raises as `check_method`."""
+    check_method(method, tensor)
+    return method == "fused" or (method == "auto" and ENABLED and tensor.is_cuda)
+
+
+def on_device(tensor: torch.Tensor) -> AbstractContextManager[object]:
+    """Within it, kernels are launched on the device of `tensor`."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()

@@ -6,14 +6,11 @@ do, it is a pixel. What depends on the image, the row or the column alone is com
 (IMAGES, 1, 1), (1, rows, 1), (1, 1, columns).
 """
 
-from contextlib import nullcontext
-
-import torch
 from torch import Tensor
 
 from kernels import mixing
 from kernels.affine import affine_jit
-from kernels.backend import INTERPRETED, constant, jit, tl
+from kernels.backend import INTERPRETED, constant, jit, on_device, tl
 from kernels.colour import colour_jit
 from kernels.cutout import erased_jit
 from kernels.flip import flips_jit
@@ -42,7 +39,7 @@ def launch(request: Request) -> None:
     warps = 1 if augmentation.members == 1 and not (augmentation.warps or augmentation.colours) else 4
     block = min(augmentation.size, _BLOCK)
     blocks = -(-augmentation.size // block)
-    with torch.cuda.device(images.device) if images.is_cuda else nullcontext():
+    with on_device(images):
         _kernel[(-(-count // many), blocks, blocks)](
             images,
             index,

@@ -146,6 +146,7 @@ class OptimConfig(Checked):
     lr: float | None = option(None, "peak rate of the filters (0.24 where the planner says nothing), or of all")
     momentum: float = option(0.6, "Nesterov momentum of the filters, or of all; AdamW's first beta")
     newton_schulz_steps: int = option(3, "Newton-Schulz iterations of Muon")
+    fused: bool = option(False, "Muon: Newton-Schulz of all filters in Triton kernels, on CUDA; not yet timed on one")
     bias_lr: float = option(0.053, "peak rate of the biases")
     head_lr: float = option(0.67, "peak rate of the last layer")
     sgd_momentum: float = option(0.85, "Nesterov momentum of biases and last layer")

@@ -7,35 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kernels.newton_schulz import orthogonalize_all
 from speedrun.config import OptimConfig
 from speedrun.schedule import fade, rate_share
-
-# Quintic whose slope at zero is as steep as it gets while singular values stay within about (0.5, 1.5).
-# Source: Keller Jordan's Muon, github.com/KellerJordan/Muon.
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-
-
-def orthogonalize(matrices: Tensor, steps: int = 3, eps: float = 1e-7, dtype: torch.dtype | None = None) -> Tensor:
-    """Replace the singular values of each matrix by values near 1, by Newton-Schulz iteration.
-
-    matrices: (n, rows, columns), any float dtype. dtype: of the products and of the result; None keeps the matrices'.
-    """
-    a, b, c = NEWTON_SCHULZ
-    tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.mT if tall else matrices
-    # The largest singular value is now at most 1, before a dtype of small range is asked to hold it.
-    x = (x / (torch.linalg.matrix_norm(x, keepdim=True) + eps)).to(dtype or x.dtype)
-    for _ in range(steps):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.mT if tall else x
 
 
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum whose update is orthogonalised; each filter bank is reset to norm sqrt(out channels).
 
-    Filters of one shape are orthogonalised together in one batched product.
-    params: weights (out, in, k, k) or (out, in). lr: length of a step per unit singular value.
+    Filters of one shape are orthogonalised together in one batched product; `fused`, all together in Triton kernels
+    where those run. params: weights (out, in, k, k) or (out, in). lr: length of a step per unit singular value.
     dtype: of the Newton-Schulz products; None keeps the gradient's.
     Source: github.com/KellerJordan/cifar10-airbench, airbench94_muon (norm reset), github.com/KellerJordan/Muon.
     """
@@ -47,20 +28,18 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.6,
         newton_schulz_steps: int = 3,
         dtype: torch.dtype | None = torch.bfloat16,
+        fused: bool = False,
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "newton_schulz_steps": newton_schulz_steps})
         self.compute_dtype = dtype
+        self.method = "auto" if fused else "torch"
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         if closure is not None:
             raise ValueError("Muon takes no closure")
         for group in self.param_groups:
-            banks: dict[torch.Size, list[nn.Parameter]] = {}
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    banks.setdefault(parameter.shape, []).append(parameter)
-            for parameters in banks.values():
+            if parameters := [parameter for parameter in group["params"] if parameter.grad is not None]:
                 self._update(parameters, group)
 
     def _update(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
@@ -69,11 +48,10 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_mul_(buffers, group["momentum"])
         torch._foreach_add_(buffers, gradients)
         directions = torch._foreach_add(gradients, buffers, alpha=group["momentum"])
-        rows = len(parameters[0])
-        stacked = torch.stack([direction.reshape(rows, -1) for direction in directions])
-        updates = orthogonalize(stacked, group["newton_schulz_steps"], dtype=self.compute_dtype)
+        matrices = [direction.reshape(len(direction), -1) for direction in directions]
+        updates = orthogonalize_all(matrices, group["newton_schulz_steps"], self.compute_dtype, self.method)
         for parameter, update in zip(parameters, updates, strict=True):
-            parameter.mul_(math.sqrt(rows) / torch.linalg.vector_norm(parameter))
+            parameter.mul_(math.sqrt(len(parameter)) / torch.linalg.vector_norm(parameter))
             parameter.add_(update.reshape(parameter.shape), alpha=-group["lr"])
 
     def _buffer(self, parameter: nn.Parameter) -> Tensor:
@@ -144,7 +122,7 @@ def _muon_and_sgd(
     groups = [{"params": p, "lr": lr, "weight_decay": decay / lr if lr else 0.0} for p, lr in rates if p]
     return [
         torch.optim.SGD(groups, momentum=config.sgd_momentum, nesterov=True),
-        Muon(hidden, config.filter_lr, config.momentum, config.newton_schulz_steps, dtype),
+        Muon(hidden, config.filter_lr, config.momentum, config.newton_schulz_steps, dtype, config.fused),
     ]
 
 

@@ -65,6 +65,7 @@ SETTINGS: dict[str, tuple[str, object]] = {
     "optim.lr": ("0.1", 0.1),
     "optim.momentum": ("0.5", 0.5),
     "optim.newton_schulz_steps": ("5", 5),
+    "optim.fused": ("true", True),
     "optim.bias_lr": ("1e-3", 1e-3),
     "optim.head_lr": ("1", 1.0),
     "optim.sgd_momentum": ("0", 0.0),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_kernels import images
 
-from benchmarks import augment_sheet, harness, kernels, peers, readme
+from benchmarks import augment_sheet, harness, kernels, peers, readme, training_kernels
 
 CPU = torch.device("cpu")
 
@@ -50,6 +50,14 @@ def test_a_contender_that_fails_costs_one_row(monkeypatch):
     lines = kernels.markdown(rows).splitlines()
     assert len(lines) == 2 + 2
     assert len({line.count("|") for line in lines}) == 1
+
+
+@pytest.mark.parametrize("name", training_kernels.CASES)
+def test_the_kernels_of_training_are_timed_beside_torch(name, monkeypatch):
+    monkeypatch.setattr(training_kernels, "FILTERS", ((4, 8), (8, 4)))
+    rows = list(training_kernels.rows(name, CPU, torch.float32, True, 1e9))
+    assert [(row["contender"], row["cold"]) for row in rows] == [("twin", True), ("twin", False)]
+    assert all(row["bandwidth_share"] == pytest.approx(row["bytes"] / row["median"] / 1e9) for row in rows)
 
 
 def record(started: str, *rows: tuple[str, str, int, int, float], torch: str = "2.9") -> dict:

@@ -6,13 +6,16 @@ import pytest
 import torch
 from torch import nn
 
+from kernels import backend
 from speedrun import models
 from speedrun.config import ModelConfig, OptimConfig
 from speedrun.losses import cross_entropy
 from speedrun.methods.plain import PlainStep
 from speedrun.models.layers import BatchNorm
-from speedrun.optim import Muon, Optimizers, orthogonalize
+from speedrun.optim import Muon, Optimizers
 from speedrun.stream import Batch
+
+NEEDS_TRITON = pytest.mark.skipif(not backend.ENABLED, reason="no Triton that runs here")
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -38,51 +41,6 @@ def batches(count: int, size: int = 24) -> list[Batch]:
     return made
 
 
-SHAPES = [(1, 8, 8), (4, 24, 96), (4, 96, 24), (2, 1, 30), (3, 17, 5)]
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_orthogonalize_keeps_the_singular_vectors_and_evens_out_the_values(shape: tuple[int, int, int]):
-    matrices = random(*shape)
-    # Five steps: with three, as training takes, small singular values are still on their way up.
-    result = orthogonalize(matrices, steps=5)
-    u, s, vh = torch.linalg.svd(matrices.double(), full_matrices=False)
-    found = u.mT @ result.double() @ vh.mT  # diagonal where the singular vectors are the same
-    values = torch.diagonal(found, dim1=1, dim2=2)
-    # A singular value far below the largest has not arrived after five steps; random matrices have few of those.
-    arrived = values[s > 0.05 * s[:, :1]]
-    assert arrived.min() > 0.5
-    assert arrived.max() < 1.5
-    assert len(arrived) > 0.9 * values.numel()
-    assert (found - torch.diag_embed(values)).abs().max() < 1e-4
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("steps", [1, 3])
-def test_each_step_is_the_quintic_of_the_singular_values(shape: tuple[int, int, int], steps: int):
-    matrices = random(*shape)
-    u, s, vh = torch.linalg.svd(matrices.double(), full_matrices=False)
-    s = s / s.square().sum(1, keepdim=True).sqrt()
-    for _ in range(steps):
-        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
-    expected = u @ torch.diag_embed(s) @ vh
-    torch.testing.assert_close(orthogonalize(matrices, steps).double(), expected, atol=1e-4, rtol=1e-4)
-
-
-def test_orthogonalize_does_not_care_for_scale_and_survives_zero():
-    matrices = random(2, 6, 9)
-    torch.testing.assert_close(orthogonalize(1000 * matrices), orthogonalize(matrices), atol=1e-5, rtol=1e-4)
-    assert not orthogonalize(torch.zeros(2, 6, 9)).any()
-
-
-def test_orthogonalize_leaves_its_input_alone_and_keeps_its_dtype():
-    matrices = random(2, 9, 6).bfloat16()
-    before = matrices.clone()
-    result = orthogonalize(matrices)
-    assert (result.dtype, result.shape) == (torch.bfloat16, (2, 9, 6))
-    assert torch.equal(matrices, before)
-
-
 class PlainMuon:
     """Muon, one filter bank after the other, in the words of its description."""
 
@@ -105,11 +63,13 @@ class PlainMuon:
             self.parameters[position] = weight - self.lr * update.view_as(weight)
 
 
-def test_muon_steps_like_the_plain_reference():
+@pytest.mark.parametrize("method", ["torch", pytest.param("fused", marks=NEEDS_TRITON)])
+def test_muon_steps_like_the_plain_reference(method: str):
     shapes = [(8, 4, 3, 3), (8, 4, 3, 3), (16, 8, 3, 3), (6, 10)]
     parameters = [nn.Parameter(random(*shape, seed=i)) for i, shape in enumerate(shapes)]
     plain = PlainMuon([p.detach().double() for p in parameters], lr=0.1, momentum=0.6, steps=3)
     fast = Muon(parameters, lr=0.1, momentum=0.6, newton_schulz_steps=3, dtype=None)
+    fast.method = method
     for step in range(6):
         gradients = [random(*shape, seed=100 + 10 * step + i) for i, shape in enumerate(shapes)]
         for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -131,6 +91,13 @@ def test_muon_in_bfloat16_goes_the_same_way():
         Muon([parameter], lr=0.1, dtype=dtype).step()
     steps = [(parameter.detach() - start).flatten() for parameter in (wide, narrow)]
     assert torch.cosine_similarity(*steps, dim=0) > 0.999
+
+
+def test_muon_takes_the_kernels_where_they_run_if_the_config_says_so():
+    for fused, method in ((True, "auto"), (False, "torch")):
+        muon = Optimizers(tiny_net(), OptimConfig(fused=fused), 24, torch.float32).members[1]
+        assert isinstance(muon, Muon)
+        assert muon.method == method
 
 
 def test_muon_skips_what_has_no_gradient_and_takes_no_closure():

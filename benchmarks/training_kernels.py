@@ -1,0 +1,117 @@
+"""How fast the kernels of training are, beside torch's own operations: a table, and a record of it.
+
+    python -m benchmarks.training_kernels [--quick] [--device cuda] [--only NAME] [--no-record]
+
+Each kernel at the shapes of a 64/256/256 net, forward and backward where it has both, with caches flushed and warm:
+the median, and the share of the measured copy bandwidth that the bytes come to which must move. Its twin is what a net
+or an optimiser does while `model.fused` and `optim.fused` are off. In a graph is how a captured step pays for them;
+compiled is what torch.compile makes of the twin. For Newton-Schulz, batch and pixels stand for the filters and for the
+rows of the largest. `--quick` takes a fifth of the images, and no compilation.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+
+from benchmarks import results
+from benchmarks.harness import Call, Session, copy_bandwidth, measure
+from benchmarks.kernels import failure, markdown, result
+from kernels.newton_schulz import orthogonalize_all
+from speedrun import device as devices
+from speedrun.errors import SpeedrunError
+
+# Sides of the filters as matrices, of a net of 64/256/256 at depth 2.
+FILTERS = ((64, 216), (64, 576), (256, 576), *((256, 2304),) * 3)
+
+
+class Case(NamedTuple):
+    """One measured thing. moved: bytes that must at least go in and out. make: a call, by the method that it takes."""
+
+    batch: int
+    size: int
+    moved: int
+    make: Callable[[str], Call]
+
+
+def newton_schulz(device: torch.device, dtype: torch.dtype, quick: bool) -> Case:
+    matrices = [torch.randn(shape, device=device) for shape in FILTERS]
+    count = sum(matrix.numel() for matrix in matrices)
+    moved = count * (4 + dtype.itemsize)
+    return Case(len(FILTERS), 256, moved, lambda method: lambda: orthogonalize_all(matrices, 3, dtype, method))
+
+
+CASES: dict[str, Callable[[torch.device, torch.dtype, bool], Case]] = {"newton-schulz": newton_schulz}
+
+
+def captured(call: Call) -> Call:
+    """The call as a CUDA graph."""
+    for _ in range(2):
+        call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
+def contenders(case: Case, device: torch.device, quick: bool) -> Iterator[tuple[str, Callable[[], Call]]]:
+    """Whatever may do it here: a name, and what makes its call."""
+    cuda = device.type == "cuda"
+    if cuda:
+        yield "fused", partial(case.make, "fused")
+        yield "fused, in a graph", lambda: captured(case.make("fused"))
+    yield "twin", partial(case.make, "torch")
+    if cuda:
+        yield "twin, in a graph", lambda: captured(case.make("torch"))
+        if not quick:
+            yield "twin, compiled", lambda: torch.compile(case.make("torch"))
+
+
+def rows(
+    name: str, device: torch.device, dtype: torch.dtype, quick: bool, bandwidth: float
+) -> Iterator[dict[str, Any]]:
+    """One measurement a row. A contender that raises gives one row that says what."""
+    case = CASES[name](device, dtype, quick)
+    for contender, make in contenders(case, device, quick):
+        about = {"operation": name, "contender": contender, "batch": case.batch, "size": case.size}
+        try:
+            call = make()
+            together = 10 if contender.endswith("in a graph") else 1
+            for cold in (True, False):
+                timing = measure(call, device, cold=cold, seconds=0.2 if quick else 0.5, together=together)
+                yield {**about, "cold": cold, **result(timing, case.batch, case.moved, bandwidth)}
+        except Exception as error:  # a compiler may raise anything, and must not cost the other rows
+            yield {**about, "cold": True, "error": failure(error)}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a fifth of the images, no compilation")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--only", action="append", choices=CASES, metavar="NAME", help="a kernel; repeatable")
+    parser.add_argument("--no-record", action="store_true", help="print only")
+    options = parser.parse_args()
+    choice = devices.choose(options.device)
+    device, dtype = choice.device, choice.dtype
+    session, bandwidth = Session(device), copy_bandwidth(device)
+    print(f"copy bandwidth {bandwidth / 1e9:.1f} GB/s", flush=True)
+    for name in options.only or CASES:
+        measured = list(rows(name, device, dtype, options.quick, bandwidth))
+        print(f"\n{markdown(measured)}", flush=True)
+        values = {"threads": torch.get_num_threads(), "copy_bytes_per_second": bandwidth, "rows": measured}
+        settings = {"operation": name, "dtype": str(dtype).removeprefix("torch."), "quick": options.quick}
+        if not options.no_record:
+            results.add(session.line("kernel", settings, values=values))
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except SpeedrunError as error:
+        print(f"training_kernels: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

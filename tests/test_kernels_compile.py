@@ -1,0 +1,21 @@
+"""The kernels of training through Triton's compiler for an H100, which needs no GPU."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from processes import environment, run
+
+pytest.importorskip("triton")
+SHARED = 227 * 1024  # bytes of shared memory that a program of an H100 may have
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="Triton brings its compiler for Linux alone")
+def test_every_kernel_of_training_compiles_for_an_h100(tmp_path: Path):
+    ended = run(["tests/sm90.py"], env=environment(TRITON_CACHE_DIR=str(tmp_path)), limit=300)
+    assert ended.code == 0, ended.stderr
+    kernels = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert len(kernels) >= 5
+    assert all(kernel["shared"] <= SHARED for kernel in kernels), kernels
