@@ -14,7 +14,7 @@ import pytest
 from processes import TINY_NET, one_line
 
 from speedrun import cli, recipes, record
-from speedrun.config import Config, ModelConfig
+from speedrun.config import Config, ModelConfig, ValidationConfig
 from speedrun.jobs.search import Halving, Search
 from speedrun.planner import Situation
 from speedrun.trial import Trial
@@ -72,6 +72,15 @@ def test_the_command_trains_the_winner(six: Path, tiny_data: Path):
     assert config.optim.lr == read_record(six)["best"]["optim.lr"]
     assert (config.dataset, config.model.widths, config.dtype) == (str(tiny_data), (8, 8, 8), "float32")
     assert (config.holdout, config.tta, config.steps) == (False, "auto", None)
+
+
+def test_trials_are_trained_to_their_end_whatever_patience_the_winner_has(tiny_data: Path, tmp_path: Path):
+    validation = ("--set=validation.count=6", "--set=validation.patience=1", "--set=validation.delta=0.5")
+    assert search(tiny_data, tmp_path / "out", RATES, "--trials=2", "--rounds=1", *validation) == 0
+    found = read_record(tmp_path / "out")
+    assert [trial["steps"] for trial in found["trials"]] == [6, 6]
+    assert not list(tmp_path.rglob("validation.jsonl"))
+    assert cli.parse(shlex.split(found["command"])[3:]).validation == ValidationConfig(6, 1, 0.5)
 
 
 def test_B7_poisoned_test_labels_leave_the_search_as_it_was(six: Path, tiny_data: Path, tmp_path: Path):

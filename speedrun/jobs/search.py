@@ -1,20 +1,22 @@
 """`python -m speedrun search`: random search for rates and nets, by accuracy on images held out of training.
 
 After each round the ranges of numbers close in on the best quarter of what was tried. With `--halving` instead all
-configurations are trained briefly, the better half of them for twice as long, and so on. The test set is not read.
+configurations are trained briefly, the better half of them for twice as long, and so on. A training is scored once, at
+its end: the validation that is asked for is the winner's. The test set is not read.
 """
 
 import json
 import random
 import shlex
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from speedrun import config as configs
 from speedrun import files, recipes, seeds, space, trials
 from speedrun.arguments import Parser, take_config
-from speedrun.config import Config, require
+from speedrun.config import Config, ValidationConfig, require
 from speedrun.errors import SpeedrunError, UsageError
 from speedrun.lines import append_lines
 from speedrun.schema import TRIAL
@@ -42,7 +44,8 @@ class Search(trials.Job):
     def __init__(
         self, config: Config, ranges: dict[str, str], *, count: int, rounds: int = 1, resume: bool = False
     ) -> None:
-        super().__init__(trials.compared(config))
+        # A patience counts scorings of a whole training; in one of a few epochs it would end it within the first.
+        super().__init__(trials.compared(replace(config, validation=ValidationConfig())))
         if config.runs > 1:
             raise UsageError("a search takes --trials, not --runs")
         if resume and config.out is None:
