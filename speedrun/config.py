@@ -215,7 +215,12 @@ class Config(Checked):
     runs: int = option(1, "runs in one process, each with its own seed and its own seconds", flag=True)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps", flag=True)
     dtype: str = option("auto", "compute dtype", flag=True, choices=("auto", "float32", "float16", "bfloat16"))
-    compile: str = option("auto", "torch.compile mode", flag=True, choices=("auto", "off", "default", "max-autotune"))
+    compile: str = option(
+        "auto",
+        "torch.compile mode; captured: only a CUDA graph of the step",
+        flag=True,
+        choices=("auto", "off", "captured", "default", "max-autotune"),
+    )
     tta: str = option("auto", "views at test", flag=True, choices=("auto", "none", "mirror", "full"))
     data_dir: Path | None = option(None, "folder that holds the dataset", flag=True, metavar="DIR")
     dataset: str = option("auto", "auto, cifar10, cifar100, synthetic or a .npz file", flag=True)

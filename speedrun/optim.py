@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from kernels.newton_schulz import orthogonalize_all
 from speedrun.config import OptimConfig
 from speedrun.schedule import fade, rate_share
+from speedrun.sgd import SGD, move
 
 
 class Muon(torch.optim.Optimizer):
@@ -52,7 +53,7 @@ class Muon(torch.optim.Optimizer):
         updates = orthogonalize_all(matrices, group["newton_schulz_steps"], self.compute_dtype, self.method)
         for parameter, update in zip(parameters, updates, strict=True):
             parameter.mul_(math.sqrt(len(parameter)) / torch.linalg.vector_norm(parameter))
-            parameter.add_(update.reshape(parameter.shape), alpha=-group["lr"])
+            move([parameter], [update.reshape(parameter.shape)], group["lr"])
 
     def _buffer(self, parameter: nn.Parameter) -> Tensor:
         state = self.state[parameter]
@@ -76,7 +77,7 @@ class Optimizers:
             self.members = _muon_and_sgd(list(trained.values()), self._fading, config, batch_size, dtype)
         else:
             self.members = [_one_for_all([list(trained.values()), self._fading], config, batch_size)]
-        for group in self._groups():
+        for group in self.groups():
             group["peak_lr"] = group["lr"]
 
     def set_progress(self, progress: float) -> float:
@@ -84,10 +85,34 @@ class Optimizers:
         config = self.config
         share = rate_share(config.schedule, progress, config.warmup, config.start_lr)
         faded = fade(progress, config.whiten_bias)
-        for group in self._groups():
+        for group in self.groups():
             fading = any(parameter is group["params"][0] for parameter in self._fading)
-            group["lr"] = group["peak_lr"] * (faded if fading else share)
+            rate = group["peak_lr"] * (faded if fading else share)
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
         return share
+
+    def hold_rates(self, device: torch.device) -> None:
+        """Keep the rates in tensors on a device, which a captured step reads anew each time."""
+        for group in self.groups():
+            group["lr"] = torch.tensor(float(group["lr"]), device=device)
+
+    @property
+    def fades(self) -> bool:
+        """Whether there is a whitening bias that is trained."""
+        return bool(self._fading)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the whitening bias, if there is one, has been spared its gradient."""
+        return any(not parameter.requires_grad for parameter in self._fading)
+
+    def thaw(self) -> None:
+        """Train the whitening bias again."""
+        for parameter in self._fading:
+            parameter.requires_grad_(True)
 
     def freeze_faded(self, progress: float) -> None:
         """Once the whitening bias has faded out, spare its gradient (and with it that of the first layer's output)."""
@@ -99,7 +124,8 @@ class Optimizers:
         for member in self.members:
             member.zero_grad(set_to_none=True)
 
-    def _groups(self) -> list[dict[str, Any]]:
+    def groups(self) -> list[dict[str, Any]]:
+        """The groups of all members."""
         return [group for member in self.members for group in member.param_groups]
 
 
@@ -121,7 +147,7 @@ def _muon_and_sgd(
     # Decoupled decay: SGD multiplies it by the rate, so the rate is divided out.
     groups = [{"params": p, "lr": lr, "weight_decay": decay / lr if lr else 0.0} for p, lr in rates if p]
     return [
-        torch.optim.SGD(groups, momentum=config.sgd_momentum, nesterov=True),
+        SGD(groups, momentum=config.sgd_momentum),
         Muon(hidden, config.filter_lr, config.momentum, config.newton_schulz_steps, dtype, config.fused),
     ]
 
@@ -132,10 +158,5 @@ def _one_for_all(parameters: list[list[nn.Parameter]], config: OptimConfig, batc
     if config.filters == "adamw":
         betas, eps = (config.momentum, 0.999), 1e-8 * batch_size
         return torch.optim.AdamW(groups, config.filter_lr, betas, eps, config.weight_decay)
-    return torch.optim.SGD(
-        groups,
-        config.filter_lr / batch_size,
-        momentum=config.momentum,
-        nesterov=config.momentum > 0,
-        weight_decay=config.weight_decay * batch_size,
-    )
+    decay = config.weight_decay * batch_size
+    return SGD(groups, config.filter_lr / batch_size, momentum=config.momentum, weight_decay=decay)

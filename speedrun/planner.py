@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from speedrun import compilation
 from speedrun.compilation import COMPILING, code_name
 from speedrun.config import Config, get, leaf_names, override, require
 from speedrun.rungs import SIDE, Rung, choices
@@ -223,7 +224,7 @@ def _candidates(config: Config, situation: Situation, rungs: Sequence[Rung]) -> 
 
 def _best_offer(config: Config, rungs: Iterable[Rung], situation: Situation, seconds: float) -> _Offer:
     """The highest promise for `seconds`: of every net, in every compile mode and with all test views that are open."""
-    modes = ["off", *COMPILING.get(situation.device, {})] if config.compile == "auto" else [config.compile]
+    modes = compilation.modes(situation.device, config)
     views = ["full", "none"] if config.tta == "auto" else [config.tta]
     offers = (_offer(config, rung, tta, mode, situation, seconds) for mode in modes for rung in rungs for tta in views)
     return max(offers, key=lambda offer: offer.expected)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from speedrun.machine import Machine
     from speedrun.snapshot import Snapshot
+    from speedrun.trainee import Trainee
 
 # A silent connection is given up after 30 s; until then nothing is reported.
 FETCH_PATIENCE_SECONDS = 60.0
@@ -107,6 +108,7 @@ class Launch:
     alone: bool = True  # no training of a job: it keeps checkpoints and draws its curve
     transferred: float = 0.0
     resumed: "Snapshot | None" = None
+    trainee: "Trainee | None" = None  # of the newest run
 
     def __post_init__(self) -> None:
         # Whether there is so little time that the run can only be refused.
@@ -199,12 +201,15 @@ class Launch:
             keeps=self.alone,
             picture_seconds=plots.SECONDS if draws else 0.0,
             resumed=self.resumed,
+            earlier=self.trainee,
         )
+        self.trainee = None
         for line in session.choose_plan().lines():
             self.screen.note(line)
         if folder is None:
             return Result({"plan": session.plan.plain()}, None)
         session.prepare()
+        self.trainee = session.trainee
         self.first_phases = self.first_phases or self.ledger.snapshot()
         self._guard()
         self._leave_if_stopped(folder, session.config, outcome)

@@ -48,6 +48,7 @@ class Session:
     may_settle_threads: whether the CPU's thread count may follow what other processes leave.
     write_seconds: what a small file took to reach the disk. picture_seconds: kept for drawing one. keeps: whether
     checkpoints are written. resumed: the one to go on from, if any.
+    earlier: the trainee of the run before, whose compiled code may serve again.
     charge(phase): bring a phase up to what the first run of this process spent on it.
     logits: of the scored images, once they are.
     """
@@ -66,6 +67,7 @@ class Session:
     picture_seconds: float = 0.0
     keeps: bool = True
     resumed: Snapshot | None = None
+    earlier: Trainee | None = None
 
     plan: planner.Plan = field(init=False)
     trainee: Trainee = field(init=False)
@@ -111,7 +113,8 @@ class Session:
     def prepare(self) -> None:
         """Build the net, compile it where that pays, and calibrate. Raises UsageError where the budget is too small."""
         self.enter("build")
-        self.trainee = build(self.config, self.machine)
+        self.trainee = build(self.config, self.machine, self.earlier)
+        self.earlier = None  # what does not serve gives its memory back before anything is captured
         if self.resumed is not None and self.resumed.state["data"] != self.trainee.images_seen():
             raise SpeedrunError("the run that is resumed was trained on other images: name them by --dataset")
         self.outcome.threads = torch.get_num_threads()
@@ -121,7 +124,7 @@ class Session:
             self.outcome.compile_warm, problem = self.trainee.compile(COMPILE_SHARE * self.clock.remaining())
             if problem:
                 self.screen.warn(problem)
-            else:
+            if self.outcome.compile_warm is not None:
                 name = compilation.code_name(self.config.model, self.plan.dials, self.config.compile)
                 compiler.remember(self.machine.description["name"], name)
             self.charge("compile")

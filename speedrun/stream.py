@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from kernels.augment import Augmentation, augment, mix
+from kernels.philox import Key
 from speedrun import seeds
 
 
@@ -86,7 +87,7 @@ class Stream:
         self.dtype = dtype
         self.seed = seed
         self.batches = 0
-        self._augment_seed = seeds.derive(seed, "augment")
+        self._augment_seed: Key = seeds.derive(seed, "augment")
         self._order = images.new_empty(0, dtype=torch.int64)
         self._ordered = -1  # the epoch whose order that is
 
@@ -106,7 +107,11 @@ class Stream:
             self._order, self._ordered = self._shuffled(epoch), epoch
         self.batches += 1
         index = self._order[position * self.batch_size : (position + 1) * self.batch_size]
-        augmentation = self._at(size or min(self.images.shape[1:3]))
+        return self._made(index, size or min(self.images.shape[1:3]), epoch, self.batches)
+
+    def _made(self, index: Tensor, size: int, epoch: Key, step: Key) -> Batch:
+        """The batch of these images, at `size` pixels a side."""
+        augmentation = self._at(size)
         keys: dict[str, Any] = {
             "mean": self.normalization.mean,
             "std": self.normalization.std,
@@ -116,7 +121,7 @@ class Stream:
         }
         if augmentation.members == 1:
             return Batch(augment(self.images, index, augmentation, **keys), self.labels[index], index)
-        images, labels, weights = mix(self.images, self.labels, index, augmentation, step=self.batches, **keys)
+        images, labels, weights = mix(self.images, self.labels, index, augmentation, step=step, **keys)
         return Batch(images, labels, index, weights)
 
     def __iter__(self) -> Iterator[Batch]:

@@ -3,19 +3,23 @@
 import copy
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from kernels.augment import Augmentation, augment
-from speedrun import compiler, models, seeds
+from speedrun import compilation, compiler, models, seeds
 from speedrun.compiler import Forward
 from speedrun.config import Config
 from speedrun.evaluate import Evaluator
 from speedrun.machine import Machine
+from speedrun.methods import captured
+from speedrun.methods.captured import CapturedStep, CapturedStream
 from speedrun.methods.plain import PlainStep
 from speedrun.stream import Normalization, Stream
+
+S = TypeVar("S", bound=Stream)
 
 # As in github.com/KellerJordan/cifar10-airbench; the covariance of 12 numbers needs no more.
 WHITENING_IMAGES = 5000
@@ -23,7 +27,11 @@ WHITENING_IMAGES = 5000
 
 @dataclass
 class Trainee:
-    """The net of a run whose plan is made. forward: what a step calls, the net itself or its compiled form."""
+    """The net of a run whose plan is made.
+
+    forward: what a step calls, the net itself or its compiled form. captured: the step in graphs, if there is one; its
+    tensors are part of those, so every training of this trainee goes through it.
+    """
 
     config: Config
     machine: Machine
@@ -31,6 +39,7 @@ class Trainee:
     forward: Forward
     normalization: Normalization
     initial: dict[str, Any]
+    captured: CapturedStep | None = None
 
     @property
     def resolutions(self) -> tuple[int, ...]:
@@ -43,6 +52,22 @@ class Trainee:
         assert self.config.batch_size is not None
         return self.config.batch_size
 
+    @property
+    def compiled(self) -> bool:
+        """Whether there is something that took its time to make and can be used again."""
+        return self.forward is not self.net or self.captured is not None
+
+    def serves(self, config: Config) -> bool:
+        """Whether what is compiled is what another config needs: one that differs in the seed alone."""
+        return self.compiled and dataclasses.replace(self.config, seed=config.seed) == config
+
+    def begin(self, config: Config, initial: dict[str, Any]) -> None:
+        """Train another time, by a config that this `serves` and from other weights."""
+        self.config, self.initial = config, copy.deepcopy(initial)
+        if self.captured is not None:
+            self.captured.stream.begin(config.seed)
+        self.reset()
+
     def images_seen(self) -> dict[str, Any]:
         """What tells the training images from others, in plain values."""
         mean, std = self.normalization.mean, self.normalization.std
@@ -50,9 +75,15 @@ class Trainee:
 
     def stream(self) -> Stream:
         """The training batches from their beginning."""
+        if self.captured is not None:
+            self.captured.stream.batches = 0
+            return self.captured.stream
+        return self._stream(Stream)
+
+    def _stream(self, kind: type[S]) -> S:
         options = self.config.augment  # its fields are named as the augmentation's
         assert options.cutout is not None
-        return Stream(
+        return kind(
             self.machine.train_images,
             self.machine.train_labels,
             batch_size=self.batch_size,
@@ -64,6 +95,9 @@ class Trainee:
 
     def step(self) -> PlainStep:
         """A method with fresh optimisers."""
+        if self.captured is not None:
+            self.captured.reset()
+            return self.captured
         config, dtype = self.config, self.machine.choice.dtype
         return PlainStep(self.net, self.forward, config.optim, self.batch_size, dtype, config.seed)
 
@@ -96,15 +130,27 @@ class Trainee:
 
     def resize(self, config: Config) -> None:
         """Take a config with another batch size. Eager from here: a compiled net would have to be compiled again."""
-        self.config, self.forward = config, self.net
+        self.config, self.forward, self.captured = config, self.net, None
         for parameter in self.net.parameters():
             parameter.grad = None
 
     def compile(self, limit_seconds: float) -> tuple[bool | None, str]:
-        """Compile every shape that training takes; eager where that fails or takes over `limit_seconds`.
+        """Compile every shape that training takes, and capture the step, as the config's mode has it; eager where that
+        fails or takes over `limit_seconds`.
 
         Returns whether the compile cache was warm (None: nothing was compiled) and the problem in one line, if any.
         """
+        if self.compiled:  # by an earlier run of this process
+            return (None if self.forward is self.net else True), ""
+        warm, problems = None, []
+        if self.config.compile != "captured":
+            warm, problem = self._compile(limit_seconds)
+            problems.append(problem)
+        problems.append(self._capture())
+        self.reset()
+        return warm, "; ".join(filter(None, problems))
+
+    def _compile(self, limit_seconds: float) -> tuple[bool | None, str]:
         stream, sizes = self.stream(), sorted(set(self.resolutions))
 
         def warm_up(forward: Forward) -> None:
@@ -114,15 +160,32 @@ class Trainee:
                 step(stream.next(size), 0.0)
 
         self.forward, warm, problem = compiler.compile_net(self.net, self.config.compile, warm_up, limit_seconds)
-        self.reset()
         return warm, problem
 
+    def _capture(self) -> str:
+        """Capture the step, if this can be; the problem in one line, empty where nobody asked for what cannot be."""
+        asked = self.config.compile == "captured"
+        if self.machine.choice.device.type != "cuda":
+            return "a step is captured on CUDA alone: going on in eager mode" if asked else ""
+        if not compilation.capturable(self.config):
+            return "a step with dropout or AdamW is not captured: going on in eager mode" if asked else ""
+        stream = self._stream(CapturedStream)
+        dtype = self.machine.choice.dtype
+        self.captured, problem = captured.make(self.config, stream, self.net, self.forward, dtype)
+        return problem
 
-def build(config: Config, machine: Machine) -> Trainee:
-    """The net of a planned config, initialised from its seed, on the machine's device."""
+
+def build(config: Config, machine: Machine, earlier: Trainee | None = None) -> Trainee:
+    """The net of a planned config, initialised from its seed, on the machine's device.
+
+    earlier: of the same machine; it is used again, with its compiled code and its graphs, where only the seed differs.
+    """
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers are left as they were
         torch.manual_seed(seeds.derive(config.seed, "init"))
         net = models.build(config.model, machine.classes)
+    if earlier is not None and earlier.serves(config):
+        earlier.begin(config, net.state_dict())
+        return earlier
     net = net.to(machine.choice.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = machine.train_images
     normalization = Normalization.of(images) if config.normalise else Normalization.none(images.device)

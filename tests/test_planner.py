@@ -240,19 +240,31 @@ def compile_mode(seconds: float, **changes: Any) -> str:
     return plan(seconds, rungs=(rising,), **changes).dials["compile"]
 
 
+MODES = ["captured", "default", "max-autotune"]
+
+
 def test_compiling_is_for_gpus_with_time():
-    assert [compile_mode(seconds, device="cuda") for seconds in (60, 600, 9000)] == ["off", "default", "max-autotune"]
+    assert [compile_mode(seconds, device="cuda") for seconds in (60, 600, 9000)] == MODES
+    assert compile_mode(5, device="cuda") == "off"
     assert {compile_mode(seconds) for seconds in (60, 600, 9000)} == {"off"}
     assert compile_mode(600, device="mps") == "off"
+
+
+def test_what_cannot_be_captured_is_not_offered_so():
+    found = compilation.modes("cuda", Config())
+    assert found == ["off", "captured", "default", "max-autotune"]
+    for name in ("mynet", "resnet4.9m"):  # dropout, AdamW
+        assert compilation.modes("cuda", recipes.get(f"{name}-published")) == ["off", "default", "max-autotune"]
+    assert compilation.modes("cuda", Config(compile="captured")) == ["captured"]
 
 
 def test_compiled_code_in_the_cache_makes_compiling_pay_sooner():
     dials = plan(60, rungs=(LARGE,)).dials
     held, other = (compilation.code_name(model, dials, "default") for model in (ModelConfig(), ModelConfig("mynet")))
-    assert compile_mode(120, device="cuda") == "off"
+    assert compile_mode(120, device="cuda") == "captured"
     assert compile_mode(120, device="cuda", compiled=frozenset({held})) == "default"
-    assert compile_mode(120, device="cuda", compiled=frozenset({held.replace("500", "501")})) == "off"
-    assert compile_mode(120, device="cuda", compiled=frozenset({other})) == "off"
+    assert compile_mode(120, device="cuda", compiled=frozenset({held.replace("500", "501")})) == "captured"
+    assert compile_mode(120, device="cuda", compiled=frozenset({other})) == "captured"
 
 
 @pytest.mark.parametrize("one", [SMALL, LARGE])

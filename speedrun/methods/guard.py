@@ -49,6 +49,11 @@ class Guard:
             torch._foreach_mul_(_bits(self._kept), 1 - good)
             torch._foreach_add_(_bits(self._buffers), _bits(self._kept))
 
+    def reset(self) -> None:
+        """Back to the scale of the beginning, in the same tensors."""
+        self.scale.fill_(1.0)
+        self._good_steps.zero_()
+
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint keeps of it."""
         return {"scale": self.scale, "good_steps": self._good_steps}

@@ -55,13 +55,34 @@ class PlainStep:
 
         The loss is NaN where the batch was left out.
         """
+        self.schedule(progress)
+        with self._dropout(progress):
+            return self.compute(batch)
+
+    @property
+    def freezes(self) -> bool:
+        """Whether a bias that has faded out is spared its gradient; a compiled net would have to be compiled again."""
+        return self.optimizers.fades and self.forward is self.net
+
+    def schedule(self, progress: float) -> None:
+        """Set what changes from step to step, all that the host has to say of one."""
         self.optimizers.set_progress(progress)
-        if self.forward is self.net:  # a compiled net would have to be compiled again
+        if self.freezes:
             self.optimizers.freeze_faded(progress)
+        if self.average is not None:
+            self.average.advance()
+
+    def hold_numbers(self) -> None:
+        """Keep what `schedule` sets on the device, where a captured step reads it anew each time."""
+        self.optimizers.hold_rates(self.device)
+        if self.average is not None:
+            self.average.hold_number(self.device)
+
+    def compute(self, batch: Batch) -> Tensor:
+        """The step itself, on the device alone; returns what a call does."""
         self.net.train()
         self.guard.before()
-        with self._dropout(progress):
-            logits = self.forward(batch.images)
+        logits = self.forward(batch.images)
         loss = cross_entropy(logits, batch.labels, self.config.label_smoothing, batch.weights)
         self.guard.scaled(loss).backward()
         self.guard.after()
