@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+import torch
 
-from speedrun import cli
+from speedrun import cli, device
+from speedrun.config import Config
 from speedrun.jobs.doctor import CHECKS
 
 
@@ -60,3 +62,25 @@ def test_what_only_costs_something_is_a_lack(
     assert code == 0
     assert {name for name, (mark, _) in found.items() if mark == "lack"} >= {"device", "compiler", "cache", "data"}
     assert "a run fetches its 170 MB first" in found["data"][1]
+
+
+@pytest.mark.parametrize(
+    ("enabled", "compiler", "text", "costs"),
+    [
+        (True, True, "made by the fused kernel", False),
+        (True, False, "no C compiler", True),
+        (False, True, "not here", True),
+    ],
+)
+def test_what_the_fused_kernel_needs_on_a_gpu(
+    enabled: bool, compiler: bool, text: str, costs: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "gcc").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path) if compiler else "")
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr("kernels.backend.ENABLED", enabled)
+    cuda = device.Choice(torch.device("cuda", 0), "", torch.bfloat16, "")
+    monkeypatch.setattr(device, "choose", lambda *_: cuda)
+    found = CHECKS["triton"](Config())
+    assert text in found.text
+    assert (bool(found.cost), found.fatal) == (costs, False)

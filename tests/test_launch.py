@@ -1,4 +1,4 @@
-"""What surrounds the training of a run: a transfer before it, a compiler that may take too long, an exit that hangs."""
+"""What surrounds the training of a run: a transfer, a compiler, an evaluation or an exit for which there is no time."""
 
 import signal
 import time
@@ -14,6 +14,7 @@ from torch import nn
 
 from speedrun import data, screen
 from speedrun.run import FETCH_PATIENCE_SECONDS, run_all
+from speedrun.session import Session
 from speedrun.transfer import Progress
 from speedrun.watchdog import REFUSAL_SECONDS, Watchdog
 
@@ -67,6 +68,20 @@ def test_W4_compiling_gets_a_share_of_the_time_and_a_line_says_that_it_was_not_e
     assert result.record["status"] == "complete"
     assert [0 < limit < 0.3 * 40 for limit in limits] == [True]
     assert capsys.readouterr().err.count("compilation did not end") == 1
+
+
+def test_W3_where_no_time_is_left_to_score_the_weights_are_saved_and_the_run_can_go_on(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def late(_: Session) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(Session, "_score", late)
+    with screen.make("quiet") as quiet:
+        (result,) = run_all(tiny(tiny_data, tmp_path / "out", steps=3), start=time.monotonic(), screen=quiet)
+    assert (result.exit_code, result.record["status"], result.accuracy) == (1, "timeout", None)
+    assert {"model.pt", "checkpoint.pt", "result.json"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    assert "no time was left to evaluate" in capsys.readouterr().err
 
 
 EXIT = """

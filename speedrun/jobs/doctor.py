@@ -82,16 +82,24 @@ def _triton(config: Config) -> Finding:
 
     if device.choose(config.device).device.type != "cuda":
         return Finding("not used on this device: batches are made by torch")
-    if backend.ENABLED:
-        return Finding(f"{versions()['triton']}: batches are made by the fused kernel")
-    return Finding("not here", "batches are made by torch, in many more passes over memory")
+    cost = "batches are made by torch, in many more passes over memory"
+    if not backend.ENABLED:
+        return Finding("not here", cost)
+    if not _program("CC", "gcc", "clang"):
+        return Finding(f"{versions()['triton']}, but no C compiler for its launchers", cost)
+    return Finding(f"{versions()['triton']}: batches are made by the fused kernel")
 
 
 def _compiler(config: Config) -> Finding:
-    found = shutil.which(os.environ.get("CXX", "")) or shutil.which("g++") or shutil.which("clang++")
-    if found:
+    if found := _program("CXX", "g++", "clang++"):
         return Finding(found)
     return Finding("no C++ compiler", "steps are not compiled; on a GPU they take a fifth longer")
+
+
+def _program(variable: str, *names: str) -> str | None:
+    """The path of the program that a variable of the environment names, or of the first that is here."""
+    paths = (shutil.which(name) for name in (os.environ.get(variable, ""), *names))
+    return next(filter(None, paths), None)
 
 
 def _memory(config: Config) -> Finding:
