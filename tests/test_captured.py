@@ -266,10 +266,9 @@ def test_a_rate_in_a_tensor_keeps_its_digits_beside_a_direction_of_low_precision
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("settings", [{}, {"optim.ema": 0.9}, {"dtype": "bfloat16"}])
 def test_graphs_give_the_eager_losses(settings: dict[str, str], tiny_data: Path):
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     dtype = settings.pop("dtype", "float32")
     here = open_machine(device.choose("cuda", dtype), data.load(str(tiny_data)), holdout=False)
     whiten = {"optim.whiten_bias": 0.3}
