@@ -79,6 +79,7 @@ def jobs(peers: Sequence[Path]) -> list[Job]:
         _contest(95, None, peers),
         _contest(96, None, peers),
         *(_accuracy(seconds) for seconds in (10, 5, 30, 120, 300)),
+        Job("kernels of training", ("benchmarks.training_kernels",), 200, _of_kind("training_kernel")),
         Job("augmentation", ("benchmarks.kernels",), 400, _of_kind("kernel")),
         *(_step(recipe) for recipe in ("speednet", "speednet-94", "speednet-95", "speednet-97")),
         *_systems(),

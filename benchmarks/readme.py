@@ -6,7 +6,7 @@ python -m benchmarks.readme          # all tables anew, from the committed recor
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,16 +68,29 @@ def soak(records: Sequence[dict[str, Any]]) -> str:
 
 
 def kernels(records: Sequence[dict[str, Any]]) -> str:
-    """Markdown for each device: the newest medians, caches flushed, of each operation at 32 pixels."""
+    """Markdown for each device: the newest medians of augmentation, caches flushed, for 512 and 2,048 images of 32
+    pixels."""
+    return _kernels(
+        [each for each in records if each["kind"] == "kernel"], lambda batch, size: batch in (512, 2048) and size == 32
+    )
+
+
+def training_kernels(records: Sequence[dict[str, Any]]) -> str:
+    """The same of the kernels of training, each at its one size."""
+    return _kernels([each for each in records if each["kind"] == "training_kernel"], lambda batch, size: True)
+
+
+def _kernels(records: Sequence[dict[str, Any]], shown: Callable[[int, int], bool]) -> str:
     devices_of: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    for line in sorted((each for each in records if each["kind"] == "kernel"), key=lambda each: each["started"]):
+    for line in sorted(records, key=lambda each: each["started"]):
         threads = f", {line['values']['threads']} threads" if line["device"]["kind"] == "cpu" else ""
         devices_of[line["device"]["name"], threads].append(line)
     parts = []
     for (name, threads), lines in sorted(devices_of.items()):
         torch = lines[-1]["versions"]["torch"]
         same = [line for line in lines if line["versions"]["torch"] == torch]
-        newest = {place(row): row for line in same for row in line["values"]["rows"] if row["cold"]}
+        rows = [row for line in same for row in line["values"]["rows"] if row["cold"] and "error" not in row]
+        newest = {place(row): row for row in rows if shown(row["batch"], row["size"])}
         copied = f"{same[-1]['values']['copy_bytes_per_second'] / 1e9:.1f} GB/s"
         about = f"{name}{threads}, torch {torch}, copies {copied}"
         parts.append(f"{about}; milliseconds a batch:\n\n{_medians(newest)}")
@@ -85,13 +98,13 @@ def kernels(records: Sequence[dict[str, Any]]) -> str:
 
 
 def _medians(newest: dict[tuple[str, str, int, int], dict[str, Any]]) -> str:
-    """A row an operation and batch of 512 or 2,048, a column a contender."""
-    shown = {key: row for key, row in newest.items() if key[2] in (512, 2048) and key[3] == 32 and "error" not in row}
-    columns = list(dict.fromkeys(key[1] for key in shown))
+    """A row an operation and batch, a column a contender."""
+    columns = list(dict.fromkeys(key[1] for key in newest))
     lines = [f"| operation | batch | {' | '.join(columns)} |", "|---" * (2 + len(columns)) + "|"]
-    order = list(dict.fromkeys(key[0] for key in shown))
-    for name, batch in sorted({(key[0], key[2]) for key in shown}, key=lambda pair: (order.index(pair[0]), pair[1])):
-        cells = [shown.get((name, column, batch, 32)) for column in columns]
+    order = list(dict.fromkeys(key[0] for key in newest))
+    places = {(key[0], *key[2:]) for key in newest}
+    for name, batch, size in sorted(places, key=lambda place: (order.index(place[0]), place[1])):
+        cells = [newest.get((name, column, batch, size)) for column in columns]
         medians = [f"{cell['median'] * 1e3:.3g}" if cell else "" for cell in cells]
         lines.append(f"| {name} | {batch:,} | {' | '.join(medians)} |")
     return "\n".join(lines)
@@ -102,6 +115,7 @@ TABLES = {
     "targets": curve.target_table,
     "records": standings.table,
     "kernels": kernels,
+    "training-kernels": training_kernels,
     "steps": steps,
     "systems": systems.table,
     "soak": soak,

@@ -51,10 +51,17 @@ PARTS = {
         ),
         Part(
             "kernel",
-            "Kernels",
+            "Augmentation",
             ("operation", "by", "batch", "pixels", "dtype", "caches"),
             ("operation", "by"),
             extras=("images/s", "GB/s", "share of copy bandwidth"),
+        ),
+        Part(
+            "training_kernel",
+            "Kernels of training",
+            ("operation", "by", "batch", "pixels", "dtype", "caches"),
+            ("operation", "by"),
+            extras=("GB/s", "share of copy bandwidth"),
         ),
         Part(
             "evaluation",
@@ -194,7 +201,7 @@ def _kernel(kernel: Mapping[str, Any]) -> Iterator[Reading]:
             "GB/s": row["bytes"] / row["median"] / 1e9,
             "share of copy bandwidth": row["bandwidth_share"],
         }
-        yield Reading(PARTS["kernel"], key, *_timed(row), extras, {})
+        yield Reading(PARTS[kernel["kind"]], key, *_timed(row), extras, {})
 
 
 def _timings(record: Mapping[str, Any]) -> Iterator[Reading]:
@@ -213,6 +220,7 @@ _READERS: dict[str, Callable[[Mapping[str, Any]], Iterator[Reading]]] = {
     "run": _run,
     "step": _step,
     "kernel": _kernel,
+    "training_kernel": _kernel,
     "evaluation": _timings,
     "startup": _timings,
 }

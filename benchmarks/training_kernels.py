@@ -21,9 +21,11 @@ from benchmarks import results
 from benchmarks.harness import Call, Session, copy_bandwidth, measure
 from benchmarks.kernels import failure, markdown, result
 from kernels.newton_schulz import orthogonalize_all
+from kernels.pool_norm import pool_norm
 from speedrun import device as devices
 from speedrun.errors import SpeedrunError
 
+IMAGES = 2000  # a step
 # Sides of the filters as matrices, of a net of 64/256/256 at depth 2.
 FILTERS = ((64, 216), (64, 576), (256, 576), *((256, 2304),) * 3)
 
@@ -44,7 +46,32 @@ def newton_schulz(device: torch.device, dtype: torch.dtype, quick: bool) -> Case
     return Case(len(FILTERS), 256, moved, lambda method: lambda: orthogonalize_all(matrices, 3, dtype, method))
 
 
-CASES: dict[str, Callable[[torch.device, torch.dtype, bool], Case]] = {"newton-schulz": newton_schulz}
+def pooled_norm(channels: int, side: int, pool: int, device: torch.device, dtype: torch.dtype, quick: bool) -> Case:
+    count = IMAGES // 5 if quick else IMAGES
+    x = torch.randn(count, channels, side, side, device=device).to(dtype, memory_format=torch.channels_last)
+    weight, bias = torch.ones(channels, device=device), torch.zeros(channels, device=device)
+    running = torch.zeros(channels, device=device), torch.ones(channels, device=device)
+    x.requires_grad_()
+    bias.requires_grad_()
+    grad = torch.ones_like(x[:, :, : side // pool, : side // pool])
+
+    def make(method: str) -> Call:
+        def call() -> object:
+            options: dict[str, Any] = {"momentum": 0.4, "eps": 1e-12, "activation": "gelu", "method": method}
+            return torch.autograd.grad(pool_norm(x, weight, bias, *running, pool=pool, **options), (x, bias), grad)
+
+        return call
+
+    # In and its gradient out, whole; the result out and its gradient in.
+    return Case(count, side, 2 * (x.numel() + grad.numel()) * dtype.itemsize, make)
+
+
+CASES: dict[str, Callable[[torch.device, torch.dtype, bool], Case]] = {
+    "newton-schulz": newton_schulz,
+    "pool, norm, gelu: 64 channels": partial(pooled_norm, 64, 31, 2),
+    "pool, norm, gelu: 256 channels": partial(pooled_norm, 256, 15, 2),
+    "norm, gelu: 64 channels": partial(pooled_norm, 64, 15, 1),
+}
 
 
 def captured(call: Call) -> Call:
@@ -105,7 +132,7 @@ def main() -> int:
         values = {"threads": torch.get_num_threads(), "copy_bytes_per_second": bandwidth, "rows": measured}
         settings = {"operation": name, "dtype": str(dtype).removeprefix("torch."), "quick": options.quick}
         if not options.no_record:
-            results.add(session.line("kernel", settings, values=values))
+            results.add(session.line("training_kernel", settings, values=values))
     return 0
 
 

@@ -12,5 +12,6 @@ augmented channels-last half out, in one pass:
 `batch` is (B, 3, H, W) in channels-last memory format. What happens to an image depends on (seed, epoch, its index in
 the data set) alone: not on the batch that it is in, nor on the device.
 
-`kernels.newton_schulz` orthogonalises all the filters of a net at once.
+`kernels.newton_schulz` orthogonalises all the filters of a net at once, `kernels.pool_norm` pools, normalises
+and activates.
 """

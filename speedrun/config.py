@@ -75,6 +75,11 @@ class ModelConfig(Checked):
     stem: str = option("cifar", "resnet: 3x3, or ImageNet's 7x7 and pooling", choices=("cifar", "imagenet"))
     dropout: float = option(0.0, "share of the features that the last layer does not see in training")
     activation: str = option("gelu", "activation", choices=("gelu", "silu", "relu"))
+    fused: str = option(
+        "none",
+        "speednet: norm: pooling, BN and activation in Triton kernels, on CUDA; not yet timed on one",
+        choices=("none", "norm"),
+    )
     parameter_limit: int | None = option(None, "number of parameters that the net must stay below")
 
     def check(self) -> None:

@@ -269,6 +269,7 @@ KINDS: dict[str, Table] = {
     "suite": PART,
     "record": RECORD,
     "kernel": {**VALUES, **{name: replace(field, required=False) for name, field in _CIRCUMSTANCES.items()}},
+    "training_kernel": {**_CIRCUMSTANCES, **VALUES},
     "step": STEP,
     "soak": {**_CIRCUMSTANCES, **VALUES},
     "system": VALUES,

@@ -190,7 +190,7 @@ def test_the_terminal_shows_values_ratios_and_what_is_left_out(small: Comparison
     assert "94.10 % ± 1.27 (2 runs)" in text
     assert "+1.00 points [" in text
     assert "share of peak" in text
-    assert "not compared, Kernels" in text
+    assert "not compared, Augmentation" in text
     assert HOSTILE in text
     narrow = Console(file=io.StringIO(), width=80)
     narrow.print(tables.rich(small, wide=False))

@@ -46,6 +46,7 @@ SETTINGS: dict[str, tuple[str, object]] = {
     "model.stem": ("imagenet", "imagenet"),
     "model.dropout": ("0.2", 0.2),
     "model.activation": ("silu", "silu"),
+    "model.fused": ("norm", "norm"),
     "model.parameter_limit": ("200000", 200_000),
     "augment.flip": ("random", "random"),
     "augment.translate": ("4", 4),

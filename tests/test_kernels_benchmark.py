@@ -55,6 +55,7 @@ def test_a_contender_that_fails_costs_one_row(monkeypatch):
 @pytest.mark.parametrize("name", training_kernels.CASES)
 def test_the_kernels_of_training_are_timed_beside_torch(name, monkeypatch):
     monkeypatch.setattr(training_kernels, "FILTERS", ((4, 8), (8, 4)))
+    monkeypatch.setattr(training_kernels, "IMAGES", 10)
     rows = list(training_kernels.rows(name, CPU, torch.float32, True, 1e9))
     assert [(row["contender"], row["cold"]) for row in rows] == [("twin", True), ("twin", False)]
     assert all(row["bandwidth_share"] == pytest.approx(row["bytes"] / row["median"] / 1e9) for row in rows)
@@ -86,6 +87,14 @@ def test_the_table_joins_records_and_shows_the_newest():
     assert "50,000" not in table
     assert "ricap" not in table  # by another torch than the one that is named
     assert readme.kernels([]) == ""
+
+
+def test_the_table_of_the_kernels_of_training_shows_each_at_its_size():
+    line = record("2026-01", ("newton-schulz", "fused", 6, 256, 0.0001), ("norm", "twin", 2000, 15, 0.002))
+    table = readme.training_kernels([{**line, "kind": "training_kernel"}, line])
+    assert "| newton-schulz | 6 | 0.1 |  |" in table
+    assert "| norm | 2,000 |  | 2 |" in table
+    assert readme.training_kernels([line]) == ""
 
 
 def test_the_sheet_shows_every_operation():

@@ -4,13 +4,16 @@ That is mixed precision without autocast: the casts are in the open, a captured 
 operations as eager, and the optimiser always updates float32 weights.
 """
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "silu": F.silu, "relu": F.relu}
+from kernels.activation import ACTIVATIONS
+from kernels.pool_norm import pool_norm
+
+__all__ = ["ACTIVATIONS", "BatchNorm", "Conv", "Conv2d", "Linear", "Whitening"]
 
 
 class Conv2d(nn.Conv2d):
@@ -55,6 +58,23 @@ class BatchNorm(nn.BatchNorm2d):
     def __init__(self, channels: int, momentum: float = 0.4, eps: float = 1e-12) -> None:
         super().__init__(channels, eps=eps, momentum=momentum)
         self.weight.requires_grad_(False)
+
+    def taken(self) -> dict[str, Any]:
+        """What a kernel takes that normalises a batch in this layer's place; the batch is counted."""
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        names = ("weight", "bias", "running_mean", "running_var", "momentum", "eps")
+        return {name: getattr(self, name) for name in names}
+
+    def activated(self, x: Tensor, activation: str, *, pool: int = 1, fused: bool = False) -> Tensor:
+        """(N, C, S, S) pooled by `pool`, normalised and activated: (N, C, S // pool, S // pool).
+
+        fused: by Triton kernels where those run, always with the statistics of the batch.
+        """
+        if fused:
+            return pool_norm(x, **self.taken(), activation=activation, pool=pool)
+        # Pooling before BN and activation: they then touch a quarter of the bytes.
+        return ACTIVATIONS[activation](self(F.max_pool2d(x, pool) if pool > 1 else x))
 
 
 class Linear(nn.Linear):

@@ -6,8 +6,9 @@ set of weights take any resolution. At widths 64/256/256 and depth 2: 1.97 M par
 pixels. Source: github.com/KellerJordan/cifar10-airbench (depth 2: airbench94, depth 3: airbench96).
 """
 
+from typing import cast
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speedrun.config import ModelConfig
@@ -15,22 +16,26 @@ from speedrun.models.layers import ACTIVATIONS, BatchNorm, Conv, Linear, Whiteni
 
 
 class Group(nn.Module):
-    """One stage: halves the resolution, sets the width. (N, in, S, S) -> (N, out, S // 2, S // 2)."""
+    """One stage: halves the resolution, sets the width. (N, in, S, S) -> (N, out, S // 2, S // 2).
 
-    def __init__(self, channels_in: int, channels_out: int, depth: int, activation: str) -> None:
+    fused: pooling, BN and activation in Triton kernels, in training.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, depth: int, activation: str, fused: bool = False) -> None:
         super().__init__()
         if depth not in (2, 3):
             raise ValueError(f"depth must be 2 or 3, not {depth}")
-        self.activation = ACTIVATIONS[activation]
+        self.activation, self.activation_name, self.fused = ACTIVATIONS[activation], activation, fused
         self.convs = nn.ModuleList(Conv(channels_in if i == 0 else channels_out, channels_out) for i in range(depth))
         self.norms = nn.ModuleList(BatchNorm(channels_out) for _ in range(depth))
 
     def forward(self, x: Tensor) -> Tensor:
-        # Pooling before BN and activation: they then touch a quarter of the bytes.
-        x = F.max_pool2d(self.convs[0](x), 2)
-        x = self.activation(self.norms[0](x))
+        norms = cast("list[BatchNorm]", self.norms)
+        # Evaluation has no statistics to take, and a compiler makes kernels of its own.
+        fused = self.fused and self.training and not torch.compiler.is_compiling()
+        x = norms[0].activated(self.convs[0](x), self.activation_name, pool=2, fused=fused)
         skip = x
-        x = self.activation(self.norms[1](self.convs[1](x)))
+        x = norms[1].activated(self.convs[1](x), self.activation_name, fused=fused)
         if len(self.convs) == 3:
             x = self.activation(self.norms[2](self.convs[2](x)) + skip)
         return x
@@ -45,13 +50,14 @@ class SpeedNet(nn.Module):
         depth: int = 2,
         activation: str = "gelu",
         classes: int = 10,
+        fused: bool = False,
     ) -> None:
         super().__init__()
         self.activation = ACTIVATIONS[activation]
         self.whiten = Whitening()
         inputs = (self.whiten.out_channels, *widths[:-1])
         self.groups = nn.ModuleList(
-            Group(narrow, wide, depth, activation) for narrow, wide in zip(inputs, widths, strict=True)
+            Group(narrow, wide, depth, activation, fused) for narrow, wide in zip(inputs, widths, strict=True)
         )
         self.head = Linear(widths[-1], classes, bias=False)
         self.reset_head()
@@ -75,4 +81,4 @@ class SpeedNet(nn.Module):
 
 def build(config: ModelConfig, classes: int) -> SpeedNet:
     """The net that the config describes. Raises UsageError where a size is missing."""
-    return SpeedNet(config.need("widths"), config.need("depth"), config.activation, classes)
+    return SpeedNet(config.need("widths"), config.need("depth"), config.activation, classes, config.fused == "norm")
