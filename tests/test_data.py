@@ -175,9 +175,9 @@ def test_D8_a_pickle_that_asks_for_more_is_refused_and_runs_nothing(payload, tmp
     assert not Path("evil-was-here").exists()
 
 
-def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
+def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "", size: int = 0) -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
-    info.type, info.linkname = kind, target
+    info.type, info.linkname, info.size = kind, target, size
     return info
 
 
@@ -191,6 +191,7 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfil
         (member("cifar-10-batches-py/link", tarfile.SYMTYPE, "/etc/passwd"), "link"),
         (member("cifar-10-batches-py/link", tarfile.LNKTYPE, "../outside"), "link"),
         (member("cifar-10-batches-py/pipe", tarfile.FIFOTYPE), "device"),
+        (member("cifar-10-batches-py/huge", size=(1 << 29) + 1), "has 536870913 bytes"),
     ],
     ids=lambda value: value.name if isinstance(value, tarfile.TarInfo) else "",
 )

@@ -1,5 +1,7 @@
 """Someone's own images, right and wrong."""
 
+import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,15 @@ def test_D9_what_is_wrong_is_named_with_the_file(arrays, message, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def rezipped(whole: bytes, old: bytes, new: bytes) -> bytes:
+    """A .npz whose arrays have `new` in the place of `old`, under checksums that are right for it."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(whole)) as source, zipfile.ZipFile(made, "w") as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name).replace(old, new))
+    return made.getvalue()
+
+
 @pytest.mark.parametrize(
     "damage", ["missing", "text", "truncated", "flipped", "npy", "empty", "header", "encrypted", "packing"]
 )
@@ -111,7 +122,7 @@ def test_a_damaged_file_is_named(damage, tmp_path):
         entry = whole.index(b"PK\x01\x02")
         encrypted = whole[: entry + 8] + b"\x01" + whole[entry + 9 :]
         packed = whole[: entry + 10] + b"\x63" + whole[entry + 11 :]
-        opened = whole.replace(b"8, 3), }", b"8, 3(, }")
+        opened = rezipped(whole, b"8, 3), }", b"8, 3(, }")
         made = {"text": b"images", "truncated": whole[:-50], "flipped": flipped, "empty": b""}
         made |= {"header": opened, "encrypted": encrypted, "packing": packed}
         path.write_bytes(made[damage])

@@ -11,6 +11,7 @@ import sys
 import termios
 import time
 import types
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +293,20 @@ def test_a_notebook_cell_is_one_output_updated_in_place(monkeypatch: pytest.Monk
     assert updates[-1] == ""
     del shell.kernel
     assert isinstance(screen.make("auto"), LineScreen)
+
+
+@pytest.mark.parametrize("problem", [None, KeyboardInterrupt, RuntimeError])
+def test_S5_a_screen_gives_the_terminal_back_however_its_block_ends(problem: type[BaseException] | None):
+    closed = []
+
+    class Closing(screen.Screen):
+        def close(self) -> None:
+            closed.append(True)
+
+    with suppress(KeyboardInterrupt, RuntimeError), Closing():
+        if problem is not None:
+            raise problem
+    assert closed == [True]
 
 
 CRASH = """
