@@ -47,10 +47,21 @@ def run_main_job(
     return {**run, "outside_seconds": outside}
 
 
+def by_budget(records: Sequence[dict[str, Any]]) -> dict[tuple[str, float], results.Records]:
+    """The counted runs by device and budget in seconds, in that order, each of the newest commit that was measured."""
+    counted = (run for run in records if counts(run) and target_of(run) is None)
+    return results.by_newest_commit(counted, lambda run: (_where(run), run["budget_seconds"]))
+
+
+def by_target(records: Sequence[dict[str, Any]]) -> dict[tuple[str, float], results.Records]:
+    """As `by_budget`, by the accuracy aimed at."""
+    counted = (run for run in records if counts(run) and target_of(run) is not None)
+    return results.by_newest_commit(counted, lambda run: (_where(run), target_of(run)))
+
+
 def table(records: Sequence[dict[str, Any]]) -> str:
     """Markdown: a row a device and budget, means over the seeds of the newest commit that was measured."""
-    counted = (run for run in records if counts(run) and target_of(run) is None)
-    groups = results.by_newest_commit(counted, lambda run: (_where(run), run["budget_seconds"]))
+    groups = by_budget(records)
     if not groups:
         return ""
     rows = [
@@ -69,8 +80,7 @@ def table(records: Sequence[dict[str, Any]]) -> str:
 
 def target_table(records: Sequence[dict[str, Any]]) -> str:
     """Markdown: a row a device and target, of the newest commit that was measured."""
-    counted = (run for run in records if counts(run) and target_of(run) is not None)
-    groups = results.by_newest_commit(counted, lambda run: (_where(run), target_of(run)))
+    groups = by_target(records)
     if not groups:
         return ""
     rows = [

@@ -1,6 +1,6 @@
 """The README's generated tables: each stands between two comments that name the command that makes it.
 
-python -m benchmarks.readme          # all tables anew, from the committed records
+python -m benchmarks.readme          # all tables and the picture anew, from the committed records
 """
 
 import statistics
@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import curve, standings, systems
+from benchmarks import curve, curve_picture, standings, systems
 from benchmarks.results import by_newest_commit, recorded
 from benchmarks.rows import machine, net_name, place
+from speedrun.errors import SpeedrunError
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -137,8 +138,15 @@ def written(text: str) -> str:
 
 def main() -> int:
     README.write_text(written(README.read_text(encoding="utf-8")), encoding="utf-8")
+    records = recorded()
+    if not curve_picture.shows(curve_picture.PATH, records):
+        curve_picture.draw(records)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except SpeedrunError as error:
+        print(f"readme: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import readme
+from benchmarks import curve, curve_picture, readme
+from benchmarks.results import recorded
 from speedrun import cli, trials
 
 ROOT = Path(__file__).parent.parent
@@ -58,6 +59,25 @@ def test_B2_the_training_example_uses_public_names():
 
 def test_the_readme_shows_what_is_recorded():
     assert readme.written(README) == README
+
+
+def test_the_readmes_picture_shows_what_is_recorded():
+    assert "](benchmarks/curve.svg)" in README
+    assert curve_picture.shows(curve_picture.PATH, recorded())
+
+
+def test_the_picture_of_the_curve_has_every_device_and_knows_when_it_is_old(tmp_path):
+    runs = [run for run in recorded() if curve.counts(run) and curve.target_of(run) is None]
+    other = [{**run, "device": {**run["device"], "name": "Another"}, "accuracy": 0.5} for run in runs]
+    path = tmp_path / "curve.svg"
+    curve_picture.draw(runs + other, path)
+    drawn = path.read_text(encoding="utf-8")
+    assert "Another, 2 cores" in drawn
+    assert curve_picture.shows(path, runs + other)
+    assert not curve_picture.shows(path, runs)
+    budgets, targets = curve_picture.points(other)
+    assert {mean for measured in budgets.values() for _, mean, _, _ in measured} == {50.0}
+    assert targets == {}
 
 
 def test_every_python_module_the_readme_runs_exists():
