@@ -163,9 +163,12 @@ class OptimConfig(Checked):
     start_lr: float = option(0.2, "rate at the start of the rise, as a share of the peak")
     clip: float = option(0.0, "largest norm of the gradient; 0 for any")
     ema: float = option(0.0, "decay a step of the averaged weights that are evaluated; 0 for none")
+    lookahead: int = option(0, "steps between two in which the net is set back to its slow weights; 0 for none")
+    sam: float = option(0.0, "sharpness-aware steps of this radius, each the cost of two; 0 for none")
+    sam_adaptive: bool = option(False, "the radius scaled by each weight's own size, as in ASAM")
 
     def check(self) -> None:
-        for name in ("lr", "bias_lr", "head_lr", "weight_decay", "clip"):
+        for name in ("lr", "bias_lr", "head_lr", "weight_decay", "clip", "lookahead", "sam"):
             require((getattr(self, name) or 0.0) >= 0, f"optim.{name} must not be negative")
         for name in ("momentum", "sgd_momentum", "ema", "warmup"):
             require(0 <= getattr(self, name) < 1, f"optim.{name} must be in [0, 1)")

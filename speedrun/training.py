@@ -57,7 +57,7 @@ class Training:
         self.window = Window(trainee.machine.choice.device)
         self._prepare()
         # A checkpoint holds weights, momenta and perhaps averages.
-        copies = 2 + (trainee.config.optim.ema > 0)
+        copies = 2 + (trainee.config.optim.ema > 0) + (trainee.config.optim.lookahead > 0)
         self.interval = Interval(4 * copies * (outcome.parameters or 0), write_seconds, clock.elapsed())
         self._folder, self._failed = keep, False
         self._began = clock.now() - (outcome.train_seconds or 0.0)

@@ -106,6 +106,9 @@ class Taped(CapturedStep):
     [
         ("speednet-94", {"optim.whiten_bias": 0.3}),
         ("speednet-96", {"optim.ema": 0.9}),
+        ("speednet-96", {"optim.lookahead": 5}),
+        ("speednet-97", {"optim.sam": 0.05, "optim.whiten_bias": 0.3, "augment.policy": "none"}),
+        ("speednet-95", {"optim.sam": 0.5, "optim.sam_adaptive": True}),
         ("speednet-95", {"optim.filters": "sgd", "optim.lr": 0.1, "optim.clip": 1.0, "optim.momentum": 0.9}),
     ],
 )
@@ -267,8 +270,10 @@ def test_a_rate_in_a_tensor_keeps_its_digits_beside_a_direction_of_low_precision
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("settings", [{}, {"optim.ema": 0.9}, {"dtype": "bfloat16"}])
-def test_graphs_give_the_eager_losses(settings: dict[str, str], tiny_data: Path):
+@pytest.mark.parametrize(
+    "settings", [{}, {"optim.ema": 0.9}, {"optim.lookahead": 5}, {"optim.sam": 0.05}, {"dtype": "bfloat16"}]
+)
+def test_graphs_give_the_eager_losses(settings: dict[str, Any], tiny_data: Path):
     dtype = settings.pop("dtype", "float32")
     here = open_machine(device.choose("cuda", dtype), data.load(str(tiny_data)), holdout=False)
     whiten = {"optim.whiten_bias": 0.3}

@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from speedrun import cli, config, recipes
-from speedrun.config import SEED_LIMIT, AugmentConfig, Config, ModelConfig, OptimConfig, from_dict, leaf_names, to_dict
+from speedrun.config import (
+    SEED_LIMIT,
+    AugmentConfig,
+    Config,
+    ModelConfig,
+    OptimConfig,
+    from_dict,
+    leaf_names,
+    to_dict,
+)
 from speedrun.errors import UsageError
 
 # Every field with a text that differs from its default, and the value it stands for.
@@ -78,6 +87,9 @@ SETTINGS: dict[str, tuple[str, object]] = {
     "optim.start_lr": ("0.1", 0.1),
     "optim.clip": ("1", 1.0),
     "optim.ema": ("0.99", 0.99),
+    "optim.lookahead": ("5", 5),
+    "optim.sam": ("0.05", 0.05),
+    "optim.sam_adaptive": ("true", True),
     "validation.count": ("20", 20),
     "validation.patience": ("5", 5),
     "validation.delta": ("0.001", 0.001),
@@ -184,6 +196,8 @@ def refusal(call, *arguments: object) -> str:
         ("augment.translate", "16", "augment.translate must be in 0..15, not 16"),
         ("augment.cutout", "33", "augment.cutout must be in 0..32, not 33"),
         ("optim.lr", "-0.1", "optim.lr must not be negative"),
+        ("optim.sam", "-1", "optim.sam must not be negative"),
+        ("optim.lookahead", "-5", "optim.lookahead must not be negative"),
         ("optim.momentum", "1", "optim.momentum must be in [0, 1)"),
         ("optim.label_smoothing", "1.5", "optim.label_smoothing must be in [0, 1]"),
         ("optim.newton_schulz_steps", "0", "optim.newton_schulz_steps must be at least 1"),

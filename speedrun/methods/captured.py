@@ -82,9 +82,11 @@ class CapturedStep(PlainStep):
         overwrites: mean loss and accuracy of the batch, the loss NaN where it was left out."""
         self.schedule(progress)
         if (known := self._graphs.get((place.size, self.optimizers.frozen))) is None:
-            return self.whole(place.size)
-        graph, numbers = known
-        graph.replay()
+            numbers = self.whole(place.size)
+        else:
+            graph, numbers = known
+            graph.replay()
+        self.follow(progress)
         return numbers
 
     def whole(self, size: int) -> Tensor:
@@ -125,8 +127,9 @@ class CapturedStep(PlainStep):
                 for tensor in kept.values():
                     tensor.zero_()
         self.guard.reset()
-        if self.average is not None:
-            self.average.restart(self.net)
+        for kept in (self.average, self.lookahead):
+            if kept is not None:
+                kept.restart(self.net)
         self.optimizers.thaw()
         self.stream.batches = 0
 

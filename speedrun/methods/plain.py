@@ -11,8 +11,9 @@ from speedrun import seeds
 from speedrun.compiler import Forward
 from speedrun.config import OptimConfig
 from speedrun.losses import cross_entropy
-from speedrun.methods.average import Average
+from speedrun.methods.average import Average, Lookahead
 from speedrun.methods.guard import Guard
+from speedrun.methods.sharpness import Ascent
 from speedrun.optim import Optimizers
 from speedrun.stream import Batch
 
@@ -37,18 +38,23 @@ class PlainStep:
         self.net = net
         self.forward = forward
         self.config = config
+        self.batch_size = batch_size
         self.device = next(net.parameters()).device
         self.optimizers = Optimizers(net, config, batch_size, dtype)
         self._names = {id(parameter): name for name, parameter in net.named_parameters()}
         self.guard = Guard(net, scaled=dtype == torch.float16)
+        self.ascent = Ascent(net, config.sam, config.sam_adaptive) if config.sam else None
+        self.lookahead = Lookahead(net, config.lookahead) if config.lookahead else None
         self.average = Average(net, config.ema) if config.ema else None
         self.seed = seed
         self._drops = any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in net.modules())
 
     @property
     def evaluated(self) -> nn.Module:
-        """The net to evaluate: the averaged one, with its averaged batch-norm statistics, if there is one."""
-        return self.net if self.average is None else self.average.net
+        """The net to evaluate: the averaged one, with its averaged batch-norm statistics, if there is one; else that of
+        the slow weights."""
+        kept = self.lookahead if self.average is None else self.average
+        return self.net if kept is None else kept.net
 
     def __call__(self, batch: Batch, progress: float) -> Tensor:
         """Train on a batch at a point of the run; float32 (2,) on the device: mean loss and accuracy of the batch.
@@ -57,7 +63,9 @@ class PlainStep:
         """
         self.schedule(progress)
         with self._dropout(progress):
-            return self.compute(batch)
+            numbers = self.compute(batch)
+        self.follow(progress)
+        return numbers
 
     @property
     def freezes(self) -> bool:
@@ -72,6 +80,11 @@ class PlainStep:
         if self.average is not None:
             self.average.advance()
 
+    def follow(self, progress: float) -> None:
+        """What is done after some steps alone, and so is no part of one that is captured."""
+        if self.lookahead is not None:
+            self.lookahead.follow(progress)
+
     def hold_numbers(self) -> None:
         """Keep what `schedule` sets on the device, where a captured step reads it anew each time."""
         self.optimizers.hold_rates(self.device)
@@ -80,11 +93,20 @@ class PlainStep:
 
     def compute(self, batch: Batch) -> Tensor:
         """The step itself, on the device alone; returns what a call does."""
+        logits, loss = self.learn(batch)
+        with torch.no_grad():
+            correct = (logits.argmax(1) == _leading(batch)).float().mean()
+            shown = torch.where(self.guard.bad == 0, loss / len(batch.labels), torch.nan)
+            return torch.stack([shown, correct])
+
+    def learn(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Forward, backward, update; logits (B, classes) and summed loss from before it, without their history."""
         self.net.train()
         self.guard.before()
-        logits = self.forward(batch.images)
-        loss = cross_entropy(logits, batch.labels, self.config.label_smoothing, batch.weights)
-        self.guard.scaled(loss).backward()
+        logits, loss = self._backward(batch)
+        if self.ascent is not None:
+            with self.ascent.uphill():
+                self._backward(batch)
         self.guard.after()
         if self.config.clip:
             # Of the mean loss, whose gradient this is the sum of.
@@ -94,10 +116,14 @@ class PlainStep:
         self.optimizers.zero_grad()
         if self.average is not None:
             self.average.update()
-        with torch.no_grad():
-            correct = (logits.argmax(1) == _leading(batch)).float().mean()
-            shown = torch.where(self.guard.bad == 0, loss.detach() / len(batch.labels), torch.nan)
-            return torch.stack([shown, correct])
+        return logits.detach(), loss.detach()
+
+    def _backward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Add the gradient of a batch to what is there; its logits and summed loss."""
+        logits = self.forward(batch.images)
+        loss = cross_entropy(logits, batch.labels, self.config.label_smoothing, batch.weights)
+        self.guard.scaled(loss).backward()
+        return logits, loss
 
     def state(self) -> dict[str, Any]:
         """All that the step carries from batch to batch beside the net: tensors and plain values for a checkpoint."""
@@ -108,6 +134,7 @@ class PlainStep:
                 for parameter, kept in optimizer.state.items()
             },
             "average": None if self.average is None else self.average.state_dict(),
+            "lookahead": None if self.lookahead is None else self.lookahead.state_dict(),
             "guard": self.guard.state(),
         }
 
@@ -123,10 +150,12 @@ class PlainStep:
                 number: state["optimizer"][name] for number, name in names.items() if name in state["optimizer"]
             }
             optimizer.load_state_dict(own)
-        if (self.average is None) != (state["average"] is None):
-            raise ValueError("averaged weights on one side only")
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
+        for name, kept in (("average", self.average), ("lookahead", self.lookahead)):
+            saved = state.get(name)
+            if (kept is None) != (saved is None):
+                raise ValueError("averaged weights on one side only")
+            if kept is not None and saved is not None:
+                kept.load_state_dict(saved)
         self.guard.restore(state["guard"])
 
     @contextmanager
