@@ -9,6 +9,7 @@ from torch import Tensor
 from speedrun.clock import Clock
 from speedrun.device import synchronize
 from speedrun.evaluate import views
+from speedrun.selection import Work
 from speedrun.trainee import Trainee
 
 # Largest share of the time left that timing steps may take, and that timing an evaluation may. Past it, other
@@ -18,42 +19,45 @@ SHARE, TIMED_IMAGES = 0.02, 500
 
 @dataclass(frozen=True)
 class Costs:
-    """step: seconds of a training step by resolution. view: seconds of one view of all scored images."""
+    """step: seconds of a training step by its work. view: seconds of one view of all scored images."""
 
-    step: dict[int, float]
+    step: dict[Work, float]
     view: float
 
 
 def calibrate(trainee: Trainee, clock: Clock) -> Costs:
-    """Time a step at each resolution and an evaluation, each after one to warm up; the net is reset then.
+    """Time a step of each work and an evaluation, each after one to warm up; the net is reset then.
 
     Without a deadline nothing is timed: the costs are the resolutions' areas.
     """
     if clock.deadline is None:
-        return Costs({size: float(size * size) for size in trainee.resolutions}, 0.0)
+        return Costs({stage.work: float(stage.work.size**2) for stage in trainee.stages}, 0.0)
     step = _time_steps(trainee, clock)
-    costs = Costs(step, _time_view(trainee, clock, step[trainee.resolutions[-1]]))
+    costs = Costs(step, _time_view(trainee, clock, step[trainee.stages[-1].work]))
     trainee.reset()
     return costs
 
 
-def _time_steps(trainee: Trainee, clock: Clock) -> dict[int, float]:
+def _time_steps(trainee: Trainee, clock: Clock) -> dict[Work, float]:
     stream, step = trainee.stream(), trainee.step()
     device = trainee.machine.choice.device
     budget, began = SHARE * clock.remaining(), clock.now()
-    timed: dict[int, float] = {}
-    for size in sorted(set(trainee.resolutions)):
-        # A GPU's first step at a size compiles; to skip it would only put that into the training.
-        if timed and device.type != "cuda" and clock.now() - began > budget:
-            nearest = max(timed)
-            timed[size] = timed[nearest] * (size / nearest) ** 2
+    timed: dict[Work, float] = {}
+    for work in sorted({stage.work for stage in trainee.stages}, key=lambda work: (work.batches, work.size)):
+        # A GPU's first step at a size compiles; to skip it would only put that into the training. Nor is the cost of
+        # picking images known from that of a step without.
+        alike = [known.size for known in timed if known.batches == work.batches]
+        if alike and device.type != "cuda" and clock.now() - began > budget:
+            timed[work] = timed[Work(max(alike), work.batches)] * (work.size / max(alike)) ** 2
             continue
-        for _ in range(2):  # the first warms up: memory is taken, kernels are chosen
+        # The first warms up: memory is taken, kernels are chosen. Where images are picked, some steps cost more.
+        for steps in (1, trainee.config.select.every if work.batches > 1 else 1):
             synchronize(device)
             start = clock.now()
-            step(stream.next(size), 0.0)
+            for _ in range(steps):
+                step(stream.next(*work), 0.0)
             synchronize(device)
-            timed[size] = clock.now() - start
+            timed[work] = (clock.now() - start) / steps
     return timed
 
 

@@ -34,9 +34,9 @@ COMPILING = {
 
 
 def capturable(config: Config) -> bool:
-    """Whether a step of this config can be captured in a graph: dropout draws from torch's generators, and AdamW counts
-    its steps on the host."""
-    return config.model.dropout == 0 and config.optim.filters != "adamw"
+    """Whether a step of this config can be captured in a graph: dropout draws from torch's generators, AdamW counts its
+    steps on the host, and a proxy learns on some steps only, beside nets whose steps leave the host time."""
+    return config.model.dropout == 0 and config.optim.filters != "adamw" and not config.select.picks
 
 
 def modes(device: str, config: Config) -> list[str]:

@@ -23,6 +23,7 @@ from speedrun.fields import (
     require,
     to_dict,
 )
+from speedrun.selection import SelectConfig
 
 # Those of `fields` are here as well: for whoever uses a config, they are about configs.
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Config",
     "ModelConfig",
     "OptimConfig",
+    "SelectConfig",
     "ValidationConfig",
     "as_text",
     "convert",
@@ -246,6 +248,7 @@ class Config(Checked):
     model: ModelConfig = field(default_factory=ModelConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    select: SelectConfig = field(default_factory=SelectConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
 
     def check(self) -> None:
@@ -263,6 +266,9 @@ class Config(Checked):
         sizes = self.resolutions
         too_small = sizes is not None and (not sizes or min(sizes) < SMALLEST_SIDE)
         require(not too_small, f"resolutions must be {SMALLEST_SIDE} pixels or more")
+        proxy, stages = self.select.widths, STAGES[self.model.family] or len(self.model.widths or ())
+        fits = proxy is None or stages in (0, len(proxy))
+        require(fits, f"select.widths takes one number a stage, {stages} in all")
 
     @property
     def counted(self) -> bool:

@@ -49,13 +49,13 @@ def train(
     while not pacer.done:
         if stop():
             return False
-        batch = stream.next(pacer.resolution)
+        batch = stream.next(*pacer.work)
         numbers = window.push(step(batch, pacer.progress))
         now = clock.now()
         if numbers is not None:
             loss, accuracy = numbers
         # Queued steps still take their time. While the queue fills up the host is ahead: its times say nothing.
-        queued = window.pending * pacer.step_seconds[pacer.resolution]
+        queued = window.pending * pacer.step_seconds[pacer.work]
         pacer.advance(now - last if numbers is not None else None, clock.remaining() - reserve() - queued)
         speed = stream.batch_size / max(now - last, 1e-9)
         done = Report(pacer.steps, pacer.steps_left or 0, pacer.progress, stream.epoch, loss, accuracy, speed)

@@ -1,11 +1,13 @@
 """Turns seconds into steps: how far each step moves the schedule, so that it ends exactly when the time does.
 
 Progress p goes from 0 to 1 and everything scheduled (rate, resolution) is a function of p. A step costs a known number
-of seconds at each resolution; the pacer divides the time left by the cost of what is left, and corrects itself when
-steps turn out slower or faster than calibrated. Standard library only; the clock is passed in.
+of seconds by the work that it does in each stage; the pacer divides the time left by the cost of what is left, and
+corrects itself when steps turn out slower or faster than calibrated. Standard library only; the clock is passed in.
 """
 
 from collections.abc import Mapping, Sequence
+
+from speedrun.selection import Stage, Work
 
 # Re-planning on each tremor of the clock would make the schedule jitter; a hundredth off is worth correcting.
 TOLERANCE = 0.01
@@ -18,18 +20,18 @@ OUTLIER = 3.0
 class Pacer:
     """Plans the number of steps and keeps the plan true.
 
-    resolutions: sides in pixels, each for an equal share of the progress.
-    step_seconds: calibrated seconds of a step by resolution. max_steps: a bound on the steps, or None.
+    stages: of the run, the last one up to a progress of 1.
+    step_seconds: calibrated seconds of a step by its work. max_steps: a bound on the steps, or None.
     """
 
     def __init__(
         self,
-        resolutions: Sequence[int],
-        step_seconds: Mapping[int, float],
+        stages: Sequence[Stage],
+        step_seconds: Mapping[Work, float],
         *,
         max_steps: int | None = None,
     ) -> None:
-        self.resolutions = tuple(resolutions)
+        self.stages = tuple(stages)
         self.step_seconds = dict(step_seconds)
         self.max_steps = max_steps
         self.progress = 0.0
@@ -37,7 +39,7 @@ class Pacer:
         self.steps_left: int | None = None
         self.slowdown = 1.0
         self._calibrated = dict(step_seconds)
-        self._seen: set[int] = set()
+        self._seen: set[Work] = set()
         self._surprised = False
 
     def go_on(self, progress: float, steps: int, max_steps: int | None) -> None:
@@ -47,7 +49,7 @@ class Pacer:
     def scale(self, factor: float) -> None:
         """From here a step costs `factor` times what it did: its batch has another size."""
         for costs in (self.step_seconds, self._calibrated):
-            costs.update({size: factor * seconds for size, seconds in costs.items()})
+            costs.update({work: factor * seconds for work, seconds in costs.items()})
         self.steps_left = None
 
     @property
@@ -55,15 +57,14 @@ class Pacer:
         return self.progress >= 1.0
 
     @property
-    def resolution(self) -> int:
-        """Side in pixels of the next step's images."""
-        count = len(self.resolutions)
-        return self.resolutions[min(int(self.progress * count), count - 1)]
+    def work(self) -> Work:
+        """What the next step does."""
+        return next((stage.work for stage in self.stages if self.progress < stage.until), self.stages[-1].work)
 
     @property
     def calibrated(self) -> float:
         """Seconds that the next step was expected to take before any was seen."""
-        return self._calibrated[self.resolution]
+        return self._calibrated[self.work]
 
     def plan(self, seconds_left: float) -> int:
         """Steps from here to the end that fit `seconds_left`; at least one. Keeps the last plan within tolerance."""
@@ -78,7 +79,7 @@ class Pacer:
     def advance(self, step_seconds: float | None, seconds_left: float) -> None:
         """Account for a step that took `step_seconds` (None: not known yet), then plan again."""
         if step_seconds is not None:
-            self._observe(self.resolution, step_seconds)
+            self._observe(self.work, step_seconds)
         left = self.steps_left or self.plan(seconds_left)
         self.progress = 1.0 if left == 1 else self.progress + (1.0 - self.progress) / left
         self.steps += 1
@@ -97,23 +98,22 @@ class Pacer:
 
     def _mean_step_seconds(self) -> float:
         """Mean cost of a step over the progress that is left."""
-        count = len(self.resolutions)
-        total = 0.0
-        for index, size in enumerate(self.resolutions):
-            share = max(0.0, (index + 1) / count - max(self.progress, index / count))
-            total += share * self.step_seconds[size]
+        total = begin = 0.0
+        for until, work in self.stages:
+            total += max(0.0, until - max(self.progress, begin)) * self.step_seconds[work]
+            begin = until
         return max(total, 1e-9) / max(1.0 - self.progress, 1e-9)
 
-    def _observe(self, size: int, seconds: float) -> None:
-        surprising = seconds > OUTLIER * self.step_seconds[size]
+    def _observe(self, work: Work, seconds: float) -> None:
+        surprising = seconds > OUTLIER * self.step_seconds[work]
         if surprising and not self._surprised:  # one slow step is a hiccup; two are a slower machine
             self._surprised = True
             return
         self._surprised = surprising
-        weight = NEWEST if size in self._seen else 0.5
-        self._seen.add(size)
-        self.step_seconds[size] += weight * (seconds - self.step_seconds[size])
-        self.slowdown = self.step_seconds[size] / self._calibrated[size]
+        weight = NEWEST if work in self._seen else 0.5
+        self._seen.add(work)
+        self.step_seconds[work] += weight * (seconds - self.step_seconds[work])
+        self.slowdown = self.step_seconds[work] / self._calibrated[work]
         for other in self.step_seconds:
             if other not in self._seen:  # not run yet: as much off its calibration as this one
                 self.step_seconds[other] = self._calibrated[other] * self.slowdown

@@ -29,7 +29,7 @@ TARGET_MARGIN = 0.001
 # By how much more than what is needed a budget must be to be called the least that works.
 LEAST_MARGIN = 1.1
 # Dials on which the table's accuracies depend, besides those that it sets itself.
-_MATTERS = ("model.", "augment.", "optim.", "normalise", "validation.patience")
+_MATTERS = ("model.", "augment.", "optim.", "select.", "normalise", "validation.patience")
 # Seconds in which any net learns all that it can.
 _FOREVER = 1e9
 

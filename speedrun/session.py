@@ -131,7 +131,7 @@ class Session:
         self.enter("calibrate")
         self.costs = memory.retry(lambda: calibrate(self.trainee, self.clock), self._take_smaller_batch)
         self.charge("calibrate")
-        self.pacer = Pacer(self.trainee.resolutions, self.costs.step, max_steps=self._max_steps())
+        self.pacer = Pacer(self.trainee.stages, self.costs.step, max_steps=self._max_steps())
         self._check_budget()
 
     def _max_steps(self) -> int | None:
@@ -140,7 +140,8 @@ class Session:
         planned = None if self.config.target is None else self.plan.epochs  # however fast the machine turns out to be
         for epochs in (self.config.epochs, planned):
             if epochs is not None:
-                limits.append(max(1, round(epochs * self.trainee.stream().batches_per_epoch)))
+                batches = epochs * self.trainee.stream().batches_per_epoch
+                limits.append(max(1, round(batches / self.config.select.mean_batches)))
         return min(limits, default=None)
 
     def reserve(self) -> float:
@@ -159,7 +160,7 @@ class Session:
         return SAVE_SECONDS + 4 * (self.outcome.parameters or 0) / 200e6 + 3 * self.write_seconds
 
     def _check_budget(self) -> None:
-        first_step = self.costs.step[self.trainee.resolutions[0]]
+        first_step = self.costs.step[self.trainee.stages[0].work]
         if self.clock.remaining() - self.reserve() < first_step:
             self._refuse(self.reserve() + 2 * first_step)
 

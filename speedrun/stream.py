@@ -29,6 +29,12 @@ class Batch:
     index: Tensor
     weights: Tensor | None = None
 
+    def of(self, rows: Tensor) -> "Batch":
+        """The images at `rows`, int64 (N,), alone."""
+        images = self.images[rows].contiguous(memory_format=torch.channels_last)
+        weights = None if self.weights is None else self.weights[rows]
+        return Batch(images, self.labels[rows], self.index[rows], weights)
+
 
 @dataclass(frozen=True)
 class Normalization:
@@ -100,13 +106,22 @@ class Stream:
         """Epochs gone by."""
         return self.batches / self.batches_per_epoch
 
-    def next(self, size: int | None = None) -> Batch:
-        """The next batch, at `size` pixels a side (None: the set's own)."""
+    def next(self, size: int | None = None, batches: int = 1) -> Batch:
+        """The next batch, at `size` pixels a side (None: the set's own); or so many batches as one.
+
+        Those are of one epoch: where it has fewer left they are the first of the next. ValueError where it never has.
+        """
+        if batches > self.batches_per_epoch:
+            raise ValueError(
+                f"{batches} batches of {self.batch_size} are more than the set's {len(self.images)} images"
+            )
         epoch, position = divmod(self.batches, self.batches_per_epoch)
+        if position + batches > self.batches_per_epoch:
+            epoch, position = epoch + 1, 0
         if epoch != self._ordered:
             self._order, self._ordered = self._shuffled(epoch), epoch
-        self.batches += 1
-        index = self._order[position * self.batch_size : (position + 1) * self.batch_size]
+        self.batches = epoch * self.batches_per_epoch + position + batches
+        index = self._order[position * self.batch_size : (position + batches) * self.batch_size]
         return self._made(index, size or min(self.images.shape[1:3]), epoch, self.batches)
 
     def _made(self, index: Tensor, size: int, epoch: Key, step: Key) -> Batch:

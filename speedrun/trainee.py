@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from kernels.augment import Augmentation, augment
 from speedrun import compilation, compiler, models, seeds
 from speedrun.compiler import Forward
-from speedrun.config import Config
+from speedrun.config import Config, ModelConfig, require
 from speedrun.evaluate import Evaluator
 from speedrun.machine import Machine
 from speedrun.methods import captured
 from speedrun.methods.captured import CapturedStep, CapturedStream
 from speedrun.methods.plain import PlainStep
+from speedrun.methods.selective import Proxy, SelectiveStep
+from speedrun.selection import Stage, stages
 from speedrun.stream import Normalization, Stream
 
 S = TypeVar("S", bound=Stream)
@@ -30,7 +32,8 @@ class Trainee:
     """The net of a run whose plan is made.
 
     forward: what a step calls, the net itself or its compiled form. captured: the step in graphs, if there is one; its
-    tensors are part of those, so every training of this trainee goes through it.
+    tensors are part of those, so every training of this trainee goes through it. proxy: the small net that picks
+    images, if any are picked.
     """
 
     config: Config
@@ -40,12 +43,21 @@ class Trainee:
     normalization: Normalization
     initial: dict[str, Any]
     captured: CapturedStep | None = None
+    proxy: nn.Module | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.proxy = self._proxy()
 
     @property
     def resolutions(self) -> tuple[int, ...]:
         """Sides in pixels over the run, each for an equal share; the last one also at test."""
         assert self.config.resolutions is not None
         return self.config.resolutions
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """What steps do over the run."""
+        return stages(self.resolutions, self.config.select)
 
     @property
     def batch_size(self) -> int:
@@ -99,7 +111,21 @@ class Trainee:
             self.captured.reset()
             return self.captured
         config, dtype = self.config, self.machine.choice.dtype
-        return PlainStep(self.net, self.forward, config.optim, self.batch_size, dtype, config.seed)
+        arguments = self.net, self.forward, config.optim, self.batch_size, dtype, config.seed
+        if self.proxy is None:
+            return PlainStep(*arguments)
+        plain = dataclasses.replace(config.optim, ema=0.0, lookahead=0, sam=0.0)
+        proxy = Proxy(self.proxy, self.proxy, plain, self.batch_size, dtype)
+        return SelectiveStep(proxy, config.select, *arguments)
+
+    def _proxy(self) -> nn.Module | None:
+        """The net that picks images, new from its seed; None where none are picked."""
+        model, select = self.config.model, self.config.select
+        if not select.picks:
+            return None
+        widths = select.widths or tuple(max(4, width // 4) for width in model.need("widths"))
+        small = dataclasses.replace(model, widths=widths, depth=model.depth and 2, dropout=0.0, parameter_limit=None)
+        return _built(small, self.machine, self.config.seed, "proxy")
 
     def evaluator(self, images: Tensor, net: nn.Module | None = None) -> Evaluator:
         """Scores uint8 `images` with `net` (default: the trained one)."""
@@ -112,27 +138,30 @@ class Trainee:
         )
 
     def whiten(self) -> None:
-        """Compute the first layer from the first training images, where the net has one that is made so."""
-        initialize = getattr(self.net, "initialize", None)
-        if initialize is None:
+        """Compute the first layer from the first training images, where a net has one that is made so."""
+        if not hasattr(self.net, "initialize"):
             return
         images = self.machine.train_images
         rows = torch.arange(min(WHITENING_IMAGES, len(images)), device=images.device)
         mean, std = self.normalization.mean, self.normalization.std
         plain = Augmentation(size=self.machine.image_size)
-        initialize(augment(images, rows, plain, mean=mean, std=std, seed=0, epoch=0, dtype=torch.float32))
+        batch = augment(images, rows, plain, mean=mean, std=std, seed=0, epoch=0, dtype=torch.float32)
+        for net in filter(None, (self.net, self.proxy)):  # of one family
+            net.initialize(batch)  # type: ignore[operator]
 
     def reset(self) -> None:
         """Back to the initial weights: nothing learned while compiling or calibrating stays."""
         self.net.load_state_dict(self.initial)
+        self.proxy = self._proxy()
         for parameter in self.net.parameters():
             parameter.grad = None
 
     def resize(self, config: Config) -> None:
         """Take a config with another batch size. Eager from here: a compiled net would have to be compiled again."""
         self.config, self.forward, self.captured = config, self.net, None
-        for parameter in self.net.parameters():
-            parameter.grad = None
+        for net in filter(None, (self.net, self.proxy)):
+            for parameter in net.parameters():
+                parameter.grad = None
 
     def compile(self, limit_seconds: float) -> tuple[bool | None, str]:
         """Compile every shape that training takes, and capture the step, as the config's mode has it; eager where that
@@ -168,7 +197,7 @@ class Trainee:
         if self.machine.choice.device.type != "cuda":
             return "a step is captured on CUDA alone: going on in eager mode" if asked else ""
         if not compilation.capturable(self.config):
-            return "a step with dropout or AdamW is not captured: going on in eager mode" if asked else ""
+            return "a step with dropout, AdamW or selection is not captured: going on in eager mode" if asked else ""
         stream = self._stream(CapturedStream)
         dtype = self.machine.choice.dtype
         self.captured, problem = captured.make(self.config, stream, self.net, self.forward, dtype)
@@ -180,13 +209,19 @@ def build(config: Config, machine: Machine, earlier: Trainee | None = None) -> T
 
     earlier: of the same machine; it is used again, with its compiled code and its graphs, where only the seed differs.
     """
-    with torch.random.fork_rng(devices=[]):  # the caller's random numbers are left as they were
-        torch.manual_seed(seeds.derive(config.seed, "init"))
-        net = models.build(config.model, machine.classes)
+    images, drawn = machine.train_images, config.select.batches * (config.batch_size or 0)
+    require(drawn <= len(images), f"select.share draws {drawn:,} images a step, there are {len(images):,}")
+    net = _built(config.model, machine, config.seed, "init")
     if earlier is not None and earlier.serves(config):
         earlier.begin(config, net.state_dict())
         return earlier
-    net = net.to(machine.choice.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    images = machine.train_images
     normalization = Normalization.of(images) if config.normalise else Normalization.none(images.device)
     return Trainee(config, machine, net, net, normalization, copy.deepcopy(net.state_dict()))
+
+
+def _built(model: ModelConfig, machine: Machine, seed: int, name: str) -> nn.Module:
+    """A net on the machine's device, initialised from the stream of random numbers of that name."""
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers are left as they were
+        torch.manual_seed(seeds.derive(seed, name))
+        net = models.build(model, machine.classes)
+    return net.to(machine.choice.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

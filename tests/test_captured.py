@@ -18,7 +18,7 @@ from torch import Tensor
 import speedrun
 from speedrun import config as configs
 from speedrun import data, device, recipes, run, screen
-from speedrun.config import Config
+from speedrun.config import Config, SelectConfig
 from speedrun.machine import Machine, open_machine
 from speedrun.methods import captured
 from speedrun.methods.captured import CapturedStep, CapturedStream
@@ -220,7 +220,7 @@ def test_what_cannot_be_captured_says_so_and_runs(machine: Machine, monkeypatch:
     assert made.compile(9.0) == (None, "a step is captured on CUDA alone: going on in eager mode")
     on_cuda = replace(machine, choice=SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32))
     dropping = replace(made, machine=on_cuda, config=replace(made.config, model=recipes.get("mynet").model))
-    assert dropping._capture() == "a step with dropout or AdamW is not captured: going on in eager mode"
+    assert dropping._capture() == "a step with dropout, AdamW or selection is not captured: going on in eager mode"
     assert replace(dropping, config=replace(dropping.config, compile="default"))._capture() == ""
 
     def fails(self: CapturedStep, sizes: tuple[int, ...]) -> None:
@@ -293,3 +293,4 @@ def test_the_tiers_need_nothing_that_cannot_be_captured():
 
     assert all(compilation.capturable(recipes.get(name)) for name in (*TIERS, "speednet"))
     assert not compilation.capturable(Config(model=recipes.get("mynet").model))
+    assert not compilation.capturable(Config(select=SelectConfig(share=0.5)))

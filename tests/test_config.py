@@ -13,6 +13,7 @@ from speedrun.config import (
     Config,
     ModelConfig,
     OptimConfig,
+    SelectConfig,
     from_dict,
     leaf_names,
     to_dict,
@@ -90,6 +91,11 @@ SETTINGS: dict[str, tuple[str, object]] = {
     "optim.lookahead": ("5", 5),
     "optim.sam": ("0.05", 0.05),
     "optim.sam_adaptive": ("true", True),
+    "select.share": ("0.5", 0.5),
+    "select.begin": ("0.1", 0.1),
+    "select.end": ("0.9", 0.9),
+    "select.every": ("3", 3),
+    "select.widths": ("8,16,16", (8, 16, 16)),
     "validation.count": ("20", 20),
     "validation.patience": ("5", 5),
     "validation.delta": ("0.001", 0.001),
@@ -139,7 +145,7 @@ def test_B1_the_command_line_sets_every_field(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_B1_every_field_says_what_it_is():
-    for kind in (Config, ModelConfig, AugmentConfig, OptimConfig):
+    for kind in (Config, ModelConfig, AugmentConfig, OptimConfig, SelectConfig):
         for spec in dataclasses.fields(kind):
             assert spec.metadata.get("help") or dataclasses.is_dataclass(spec.default_factory), spec.name
 
@@ -201,6 +207,12 @@ def refusal(call, *arguments: object) -> str:
         ("optim.momentum", "1", "optim.momentum must be in [0, 1)"),
         ("optim.label_smoothing", "1.5", "optim.label_smoothing must be in [0, 1]"),
         ("optim.newton_schulz_steps", "0", "optim.newton_schulz_steps must be at least 1"),
+        ("select.share", "0.7", "select.share must be 1 over a whole number, as 0.5, 0.33 or 0.25, not 0.7"),
+        ("select.share", "0", "select.share must be 1 over a whole number, as 0.5, 0.33 or 0.25, not 0.0"),
+        ("select.end", "0.1", "select.begin 0.2 and select.end 0.1 must rise within [0, 1]"),
+        ("select.every", "0", "select.every must be at least 1, not 0"),
+        ("select.widths", "8,8", "select.widths takes one number a stage, 3 in all"),
+        ("select.widths", "8,8,0", "select.widths takes a positive number for each stage"),
         ("secnds", "3", "unknown field secnds; did you mean seconds?"),
         ("model.witdhs", "3", "unknown field model.witdhs; did you mean model.widths?"),
         ("zzz", "3", "unknown field zzz"),

@@ -78,8 +78,8 @@ def test_N1_a_guarded_step_is_the_plain_step_where_all_is_finite():
 def poison_the_stream(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
     take = Stream.next
 
-    def poisoning(self: Stream, size: int | None = None) -> Batch:
-        batch = take(self, size)
+    def poisoning(self: Stream, *work: int) -> Batch:
+        batch = take(self, *work)
         return poisoned(batch) if self.batches in steps else batch
 
     monkeypatch.setattr(Stream, "next", poisoning)

@@ -34,6 +34,7 @@ STANDARD_LIBRARY_ONLY = (
     "scores",
     "screen",
     "seeds",
+    "selection",
     "signals",
     "stats",
     "watchdog",

@@ -12,6 +12,7 @@ from speedrun.clock import Clock
 from speedrun.device import Window
 from speedrun.loop import Report, train
 from speedrun.pacer import Pacer
+from speedrun.selection import Work, stages
 from speedrun.stream import Batch, Normalization, Stream
 
 IMAGES = torch.randint(0, 256, (40, 16, 16, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
@@ -47,7 +48,7 @@ class Bench:
             dtype=torch.float32,
             seed=0,
         )
-        self.pacer = Pacer((12, 16), {12: 0.1, 16: 0.2}, max_steps=self.max_steps)
+        self.pacer = Pacer(stages((12, 16)), {Work(12): 0.1, Work(16): 0.2}, max_steps=self.max_steps)
         return train(
             self.step,
             stream,
@@ -154,7 +155,7 @@ def test_numbers_that_come_late_are_those_of_the_newest_step_that_is_known(monke
     assert [math.isnan(report.loss) for report in bench.reports] == [True, True, False, False, False, False]
     assert [report.loss for report in bench.reports[2:]] == pytest.approx([3 - i / 6 for i in range(4)])
     assert window.drained
-    assert bench.pacer.step_seconds[12] != 0.1  # calibrated; the last steps were measured
+    assert bench.pacer.step_seconds[Work(12)] != 0.1  # calibrated; the last steps were measured
 
 
 def test_W8_steps_that_are_queued_are_paid_for_before_the_deadline(monkeypatch: pytest.MonkeyPatch):

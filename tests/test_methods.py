@@ -13,6 +13,7 @@ from speedrun.machine import open_machine
 from speedrun.methods.plain import PlainStep
 from speedrun.optim import Muon, Optimizers
 from speedrun.pacer import Pacer
+from speedrun.selection import Work, stages
 from speedrun.stream import Batch
 from speedrun.trainee import build
 
@@ -97,7 +98,7 @@ def test_N5_averaged_weights_and_test_views_lose_nothing(real_data: Path):
     asked = config.override(recipes.get("dsnet"), {"resolutions": "20", "batch_size": "200", "tta": "full"})
     planned = planner.choose(asked, machine.situation(), None).apply(asked)
     made = build(planned, machine)
-    step, stream, pacer = made.step(), made.stream(), Pacer((20,), {20: 1.0}, max_steps=100)
+    step, stream, pacer = made.step(), made.stream(), Pacer(stages((20,)), {Work(20): 1.0}, max_steps=100)
     pacer.plan(float("inf"))
     while not pacer.done:
         step(stream.next(20), pacer.progress)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import pytest
 
 from speedrun.pacer import Pacer
+from speedrun.selection import SelectConfig, Work, stages
 
-COSTS = {24: 0.05, 28: 0.07, 32: 0.1}  # seconds of a step
+COSTS = {Work(24): 0.05, Work(28): 0.07, Work(32): 0.1}  # seconds of a step
 SIZES = (24, 28, 32)
 
 Slowdown = Callable[[float], float]  # share of the time that is gone -> factor on the cost of a step
@@ -26,7 +27,7 @@ class Drive:
 
 
 def drive(
-    pacer: Pacer, seconds: float, factor: Slowdown, *, costs: Mapping[int, float] = COSTS, noise: random.Random
+    pacer: Pacer, seconds: float, factor: Slowdown, *, costs: Mapping[Work, float] = COSTS, noise: random.Random
 ) -> Drive:
     """Train as `speedrun.loop` does, with steps that take their calibrated seconds times a factor, within 3 %."""
     now = last = 0.0
@@ -35,9 +36,9 @@ def drive(
     pacer.plan(seconds - now)
     while not pacer.done:
         share = now / seconds if math.isfinite(seconds) else 0.0
-        last = costs[pacer.resolution] * factor(share) * noise.uniform(0.97, 1.03)
+        last = costs[pacer.work] * factor(share) * noise.uniform(0.97, 1.03)
         marks.append(pacer.progress)
-        sizes.append(pacer.resolution)
+        sizes.append(pacer.work.size)
         now += last
         pacer.advance(last, seconds - now)
         assert len(marks) < 100_000
@@ -56,7 +57,7 @@ def slower(times: float, since: float) -> Slowdown:
 @pytest.mark.parametrize("sizes", [(32,), SIZES, (24, 24, 32, 32)])
 def test_steady_steps_use_97_percent_of_the_time_and_never_more(sizes: tuple[int, ...], seconds: float):
     for seed in range(20):
-        pacer = Pacer(sizes, COSTS)
+        pacer = Pacer(stages(sizes), COSTS)
         ran = drive(pacer, seconds, steady, noise=random.Random(seed))
         assert pacer.progress == 1.0
         assert pacer.steps == len(ran.marks)
@@ -79,7 +80,7 @@ def test_the_deadline_holds_and_the_schedule_ends_whatever_steps_cost(factor: Sl
     for seed in range(40):
         noise = random.Random(seed)
         seconds = noise.uniform(25, 100)
-        pacer = Pacer(SIZES, COSTS)
+        pacer = Pacer(stages(SIZES), COSTS)
         ran = drive(pacer, seconds, factor, noise=noise)
         assert pacer.progress == 1.0
         # What the last step takes too long is paid by the seconds kept for what follows.
@@ -90,14 +91,14 @@ def test_the_deadline_holds_and_the_schedule_ends_whatever_steps_cost(factor: Sl
 
 def test_a_run_of_a_few_steps_ends_too():
     for steps in range(1, 12):
-        pacer = Pacer((32,), COSTS)
+        pacer = Pacer(stages((32,)), COSTS)
         ran = drive(pacer, 0.1 * steps + 0.05, steady, noise=random.Random(steps))
         assert (pacer.progress, pacer.steps) == (1.0, steps)
         assert ran.marks == pytest.approx([i / steps for i in range(steps)])
 
 
 def test_no_time_at_all_still_means_one_step():
-    pacer = Pacer(SIZES, COSTS)
+    pacer = Pacer(stages(SIZES), COSTS)
     assert pacer.plan(-1.0) == 1
     drive(pacer, 1e-6, steady, noise=random.Random(0))
     assert (pacer.steps, pacer.progress) == (1, 1.0)
@@ -105,21 +106,24 @@ def test_no_time_at_all_still_means_one_step():
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 1000])
 def test_without_a_deadline_the_steps_are_exactly_those_asked_for(steps: int):
-    pacer = Pacer(SIZES, COSTS, max_steps=steps)
+    pacer = Pacer(stages(SIZES), COSTS, max_steps=steps)
     ran = drive(pacer, math.inf, slower(3, -1), noise=random.Random(0))
     assert (pacer.steps, pacer.progress) == (steps, 1.0)
     assert ran.marks == pytest.approx([i / steps for i in range(steps)])
 
 
 def test_without_a_deadline_the_steps_do_not_depend_on_what_they_took():
-    runs = [drive(Pacer(SIZES, COSTS, max_steps=90), math.inf, steady, noise=random.Random(seed)) for seed in range(2)]
+    runs = [
+        drive(Pacer(stages(SIZES), COSTS, max_steps=90), math.inf, steady, noise=random.Random(seed))
+        for seed in range(2)
+    ]
     assert (runs[0].marks, runs[0].sizes) == (runs[1].marks, runs[1].sizes)
     assert runs[0].seconds != runs[1].seconds
 
 
 def test_the_fewer_of_steps_and_seconds_decide():
     for seed in range(20):
-        few, many = Pacer(SIZES, COSTS, max_steps=50), Pacer(SIZES, COSTS, max_steps=100_000)
+        few, many = Pacer(stages(SIZES), COSTS, max_steps=50), Pacer(stages(SIZES), COSTS, max_steps=100_000)
         short = drive(few, 60.0, steady, noise=random.Random(seed))
         whole = drive(many, 60.0, steady, noise=random.Random(seed))
         assert (few.steps, few.progress, many.progress) == (50, 1.0, 1.0)
@@ -128,7 +132,7 @@ def test_the_fewer_of_steps_and_seconds_decide():
 
 
 def test_steps_bounded_by_both_still_end_in_time_when_they_turn_slow():
-    pacer = Pacer((32,), COSTS, max_steps=500)
+    pacer = Pacer(stages((32,)), COSTS, max_steps=500)
     ran = drive(pacer, 60.0, slower(4, 0.4), noise=random.Random(0))
     assert pacer.progress == 1.0
     assert pacer.steps < 500
@@ -136,7 +140,7 @@ def test_steps_bounded_by_both_still_end_in_time_when_they_turn_slow():
 
 
 def test_each_resolution_gets_an_equal_share_of_the_progress():
-    ran = drive(Pacer(SIZES, COSTS), 100.0, steady, noise=random.Random(0))
+    ran = drive(Pacer(stages(SIZES), COSTS), 100.0, steady, noise=random.Random(0))
     assert ran.sizes == sorted(ran.sizes)
     for size, (low, high) in zip(SIZES, [(0, 1 / 3), (1 / 3, 2 / 3), (2 / 3, 1)], strict=True):
         marks = [mark for mark, at in zip(ran.marks, ran.sizes, strict=True) if at == size]
@@ -145,40 +149,40 @@ def test_each_resolution_gets_an_equal_share_of_the_progress():
 
 
 def test_the_plan_knows_that_later_resolutions_cost_more():
-    steps = Pacer(SIZES, COSTS).plan(100.0)
+    steps = Pacer(stages(SIZES), COSTS).plan(100.0)
     assert steps == int(100 / ((0.05 + 0.07 + 0.1) / 3))
 
 
 def test_what_one_resolution_shows_is_expected_of_the_others():
-    pacer = Pacer(SIZES, COSTS)
+    pacer = Pacer(stages(SIZES), COSTS)
     pacer.plan(100.0)
     for _ in range(100):
-        pacer.advance(2 * COSTS[24], 100.0)
+        pacer.advance(2 * COSTS[Work(24)], 100.0)
     assert pacer.slowdown == pytest.approx(2, rel=0.01)
-    assert pacer.step_seconds[32] == pytest.approx(2 * COSTS[32], rel=0.01)
+    assert pacer.step_seconds[Work(32)] == pytest.approx(2 * COSTS[Work(32)], rel=0.01)
 
 
 def test_steps_of_unknown_cost_change_no_estimate():
-    pacer = Pacer(SIZES, COSTS)
+    pacer = Pacer(stages(SIZES), COSTS)
     pacer.plan(100.0)
     pacer.advance(None, 100.0)
     assert (pacer.step_seconds, pacer.slowdown, pacer.steps) == (COSTS, 1.0, 1)
 
 
 def test_a_tremor_of_the_clock_does_not_move_the_plan():
-    pacer = Pacer((32,), COSTS)
+    pacer = Pacer(stages((32,)), COSTS)
     assert pacer.plan(100.0) == 1000
     assert pacer.plan(99.5) == 1000  # half a percent less
     assert pacer.plan(95.0) == 950
 
 
 def test_one_slow_step_is_a_hiccup_and_two_are_a_slower_machine():
-    pacer = Pacer((12, 16), {12: 0.1, 16: 0.2})
+    pacer = Pacer(stages((12, 16)), {Work(12): 0.1, Work(16): 0.2})
     pacer.plan(60.0)
     pacer.advance(0.1, 59.9)
     planned, stride = pacer.steps_left, pacer.progress
     pacer.advance(5.0, 54.9)
-    assert pacer.step_seconds == {12: 0.1, 16: 0.2}
+    assert pacer.step_seconds == {Work(12): 0.1, Work(16): 0.2}
     assert pacer.slowdown == 1.0
     pacer.advance(0.1, 54.8)
     assert pacer.progress == pytest.approx(3 * stride, rel=0.15)
@@ -190,10 +194,30 @@ def test_one_slow_step_is_a_hiccup_and_two_are_a_slower_machine():
 
 
 def test_no_step_is_taken_that_would_end_far_past_the_time():
-    pacer = Pacer((16,), {16: 1.0})
+    pacer = Pacer(stages((16,)), {Work(16): 1.0})
     pacer.plan(10.0)
     for left in (9.0, 8.0):
         pacer.advance(1.0, left)
     pacer.advance(7.8, 0.2)
     assert pacer.done
     assert pacer.progress == 1.0
+
+
+PICKING = SelectConfig(share=0.5, begin=0.2, end=0.8)
+PICKING_COSTS = {**COSTS, **{Work(size, 2): 1.5 * COSTS[Work(size)] for size in SIZES}}
+
+
+@pytest.mark.parametrize("factor", [steady, slower(2, 0.5), slower(0.6, -1)])
+def test_W3_steps_that_pick_have_a_cost_of_their_own_and_the_deadline_holds(factor: Slowdown):
+    for seed in range(20):
+        pacer = Pacer(stages(SIZES, PICKING), PICKING_COSTS)
+        ran = drive(pacer, 60.0, factor, costs=PICKING_COSTS, noise=random.Random(seed))
+        assert pacer.progress == 1.0
+        assert 0.97 * 60 <= ran.seconds <= 60 + 0.5 * ran.last_step
+        assert 1 - ran.marks[-1] < 0.06
+
+
+def test_the_plan_counts_what_picking_costs():
+    sizes = (0.05 + 0.07 + 0.1) / 3
+    more = 0.5 * (0.05 * (1 / 3 - 0.2) + 0.07 / 3 + 0.1 * (0.8 - 2 / 3))
+    assert Pacer(stages(SIZES, PICKING), PICKING_COSTS).plan(100.0) == int(100 / (sizes + more))

@@ -315,7 +315,9 @@ def test_what_is_set_narrows_the_choice_to_the_nets_that_agree():
     assert expectation(chosen) < expectation(plan(5))
 
 
-@pytest.mark.parametrize("changes", [{"augment.translate": "4"}, {"normalise": "no"}, {"validation.patience": "3"}])
+@pytest.mark.parametrize(
+    "changes", [{"augment.translate": "4"}, {"normalise": "no"}, {"select.share": "0.5"}, {"validation.patience": "3"}]
+)
 def test_nothing_is_expected_where_what_is_learned_was_changed(changes: dict[str, str]):
     assert plan(60, configs.override(Config(), changes)).expected_accuracy is None
 

@@ -12,6 +12,7 @@ from speedrun.calibrate import calibrate
 from speedrun.clock import Clock
 from speedrun.config import Config, ModelConfig
 from speedrun.machine import Machine, open_machine
+from speedrun.selection import Work
 from speedrun.trainee import Trainee, build
 
 SETTINGS = dict(word.removeprefix("--set=").split("=", 1) for word in TINY_NET if word.startswith("--set="))
@@ -58,7 +59,7 @@ def test_calibration_leaves_nothing_behind(machine: Machine):
     costs = calibrate(made, Clock(60.0))
     assert same(before, state(made))
     assert all(parameter.grad is None for parameter in made.net.parameters())
-    assert set(costs.step) == {12, 16}
+    assert set(costs.step) == {Work(12), Work(16)}
     assert all(0 < seconds < 5 for seconds in (*costs.step.values(), costs.view))
 
 
@@ -76,18 +77,18 @@ class Ticking:
 def test_calibration_that_takes_too_long_goes_by_the_area_of_the_images(machine: Machine):
     made = trainee(machine)
     slow = calibrate(made, Clock(100.0, start=0.0, now=Ticking(1.0)))  # steps of 1 s where calibrating may take 2 s
-    assert slow.step == {12: 1.0, 16: pytest.approx((16 / 12) ** 2)}
+    assert slow.step == {Work(12): 1.0, Work(16): pytest.approx((16 / 12) ** 2)}
     # Two passes over 77 images are what 1.8 s allow if a step is three of 50 images: 1 s for them, 2.6 s for all 200.
     assert slow.view == pytest.approx(200 / 77)
     quick = calibrate(made, Clock(100.0, start=0.0, now=Ticking(0.01)))
-    assert quick.step == {12: pytest.approx(0.01), 16: pytest.approx(0.01)}
+    assert quick.step == {Work(12): pytest.approx(0.01), Work(16): pytest.approx(0.01)}
     # 500 images were timed, for the 200 that are scored.
     assert quick.view == pytest.approx(0.01 * 200 / 500)
 
 
 def test_without_a_deadline_nothing_is_timed(machine: Machine):
     costs = calibrate(trainee(machine), Clock(None, start=0.0, now=Ticking(1.0)))
-    assert (costs.step, costs.view) == ({12: 144.0, 16: 256.0}, 0.0)
+    assert (costs.step, costs.view) == ({Work(12): 144.0, Work(16): 256.0}, 0.0)
 
 
 @pytest.mark.parametrize("works", [True, False])

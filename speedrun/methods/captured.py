@@ -42,8 +42,9 @@ class CapturedStream(Stream):
         self._first, self._epoch, self._step = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(3))
         self._rows = torch.arange(self.batch_size, device=device)
 
-    def next(self, size: int | None = None) -> Place:  # type: ignore[override]  # the step takes it for the batch
-        """Go on to the next batch, which `take` then makes."""
+    def next(self, size: int | None = None, batches: int = 1) -> Place:  # type: ignore[override]  # stands for a batch
+        """Go on to the next batch, which `take` then makes; never to several, for none are picked from in a graph."""
+        assert batches == 1
         epoch, position = divmod(self.batches, self.batches_per_epoch)
         if epoch != self._ordered:
             self._held.copy_(self._shuffled(epoch), non_blocking=True)
