@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speedrun import compiler, device, probe, seeds
+from speedrun import compiler, device, memory, probe, seeds
 from speedrun.data import Dataset
 from speedrun.planner import Situation
 
@@ -17,7 +17,8 @@ class Machine:
 
     train_images: uint8 (N, H, W, 3); train_labels: int64 (N,). held_out: images and labels that are not trained on.
     scores_held_out: whether accuracy is reported on those, or on the test set.
-    split: which images train and which are scored, for the record. flops_per_second: the probe's.
+    split: which images train and which are scored, for the record. flops_per_second: the probe's. free_bytes: of the
+    device's memory before the first net, None where nobody says; the same for every run.
     """
 
     choice: device.Choice
@@ -29,6 +30,7 @@ class Machine:
     held_out: tuple[Tensor, Tensor] | None
     split: dict[str, str]
     scores_held_out: bool = True
+    free_bytes: int | None = None
 
     @property
     def classes(self) -> int:
@@ -130,4 +132,5 @@ def open_machine(
         held_out=held_out,
         split=split,
         scores_held_out=holdout,
+        free_bytes=memory.free_bytes(target),
     )

@@ -9,12 +9,24 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from torch import nn
 
+from speedrun import models
 from speedrun.config import Config
 from speedrun.errors import SpeedrunError
 
+# Bytes of a step by those that its convolutions give: what is kept of them for the way back, and gradients. 64/256/256
+# took 2.4 at 24 pixels on a CPU (benchmarks/results); the rest is for convolutions' own space.
+STEP_SHARE = 3.0
+# Numbers by weight: its gradient, momentum and update, each float32, and copies of the whole where they are averaged.
+WEIGHT_COPIES = 5
+# Share of what is free that a step may be thought to take.
+FREE_SHARE = 0.8
 # Batch normalisation needs a batch; what does not fit into memory with so few images is too large a net.
 SMALLEST_BATCH = 16
+
+# Where the control group of a process says what it may take.
+GROUP = Path("/sys/fs/cgroup")
 
 T = TypeVar("T")
 
@@ -64,7 +76,13 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
-def smaller_batch(config: Config, device: torch.device, asked: str) -> tuple[Config, str]:
+def step_bytes(net: nn.Module, size: int, images: int, dtype: torch.dtype) -> float:
+    """What a step of so many images of `size` pixels is thought to take on top of the net."""
+    outputs = models.outputs(net, size) * images * dtype.itemsize
+    return STEP_SHARE * outputs + 4 * WEIGHT_COPIES * models.parameters(net)
+
+
+def smaller_batch(config: Config, device: torch.device, asked: str, why: str = "out of memory") -> tuple[Config, str]:
     """A planned config with half the batch and the rate for it, and the line that says so.
 
     SpeedrunError at the smallest batch.
@@ -79,7 +97,7 @@ def smaller_batch(config: Config, device: torch.device, asked: str) -> tuple[Con
     before, lr = config.optim.filter_lr, config.optim.lr_for(batch_size / config.batch_size)
     rule = "linear" if config.optim.filters == "sgd" else "square-root"
     line = (
-        f"out of memory ({describe(device, asked)}): batch {config.batch_size} -> {batch_size}, "
+        f"{why} ({describe(device, asked)}): batch {config.batch_size} -> {batch_size}, "
         f"optim.lr {before:.3g} -> {lr:.3g} by the {rule} rule"
     )
     return replace(config, batch_size=batch_size, optim=replace(config.optim, lr=lr)), line
@@ -93,11 +111,23 @@ def describe(device: torch.device, asked: str) -> str:
 
 def free_bytes(device: torch.device) -> int | None:
     """Bytes that can still be taken on a device; None where nobody says."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "cuda":  # what torch keeps for itself it takes first
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     try:
         text = Path("/proc/meminfo").read_text(encoding="ascii")
     except OSError:
         return None
     found = re.search(r"MemAvailable:\s+(\d+) kB", text)
-    return 1024 * int(found[1]) if found else None
+    known = [1024 * int(found[1])] if found else []
+    return min([*known, *_group_bytes(GROUP)], default=None)
+
+
+def _group_bytes(folder: Path) -> list[int]:
+    """Bytes that the control group leaves, cached files not counted; none where it has no limit."""
+    try:
+        limit, used = (int((folder / f"memory.{name}").read_text(encoding="ascii")) for name in ("max", "current"))
+        cached = re.search(r"^inactive_file (\d+)$", (folder / "memory.stat").read_text(encoding="ascii"), re.MULTILINE)
+    except (OSError, ValueError):  # "max" is no number
+        return []
+    return [limit - used + (int(cached[1]) if cached else 0)]

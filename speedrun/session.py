@@ -117,6 +117,7 @@ class Session:
         self.earlier = None  # what does not serve gives its memory back before anything is captured
         if self.resumed is not None and self.resumed.state["data"] != self.trainee.images_seen():
             raise SpeedrunError("the run that is resumed was trained on other images: name them by --dataset")
+        self._fit_memory()
         self.outcome.threads = torch.get_num_threads()
         self.outcome.parameters = models.parameters(self.trainee.net)
         if self.config.compile != "off":
@@ -223,10 +224,22 @@ class Session:
             path=self.folder / scores.FILE,
         )
 
-    def _take_smaller_batch(self, asked: str) -> None:
+    def _fit_memory(self) -> None:
+        """Halve the batch as often as it takes for a step to fit into what is free, before anything runs out: a CPU's
+        memory does not say so in time. A run that is resumed keeps its batch, and so does compiled code."""
+        free, made = self.machine.free_bytes, self.trainee
+        if free is None or self.resumed is not None or made.compiled:
+            return
+        while made.batch_size >= 2 * memory.SMALLEST_BATCH:
+            needed = made.step_bytes()
+            if needed <= memory.FREE_SHARE * free:
+                return
+            self._take_smaller_batch(f"{needed / 2**30:.2f} GiB", "little memory")
+
+    def _take_smaller_batch(self, asked: str, why: str = "out of memory") -> None:
         """Halve the batch, for memory did not suffice. SpeedrunError where it is as small as it may be."""
         before = self.trainee.batch_size
-        self.config, line = memory.smaller_batch(self.config, self.machine.choice.device, asked)
+        self.config, line = memory.smaller_batch(self.config, self.machine.choice.device, asked, why)
         self.screen.warn(line)
         self.trainee.resize(self.config)
         if hasattr(self, "training"):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kernels.augment import Augmentation, augment
-from speedrun import compilation, compiler, models, seeds
+from speedrun import compilation, compiler, memory, models, seeds
 from speedrun.compiler import Forward
 from speedrun.config import Config, ModelConfig, require
 from speedrun.evaluate import Evaluator
@@ -126,6 +126,14 @@ class Trainee:
         widths = select.widths or tuple(max(4, width // 4) for width in model.need("widths"))
         small = dataclasses.replace(model, widths=widths, depth=model.depth and 2, dropout=0.0, parameter_limit=None)
         return _built(small, self.machine, self.config.seed, "proxy")
+
+    def step_bytes(self) -> float:
+        """What a step is thought to take, with the most images that it is given at once, at their largest size."""
+        dtype, size = self.machine.choice.dtype, max(self.resolutions)
+        needed = memory.step_bytes(self.net, size, self.batch_size, dtype)
+        if self.proxy is not None:
+            needed += memory.step_bytes(self.proxy, size, self.config.select.batches * self.batch_size, dtype)
+        return needed
 
     def evaluator(self, images: Tensor, net: nn.Module | None = None) -> Evaluator:
         """Scores uint8 `images` with `net` (default: the trained one)."""

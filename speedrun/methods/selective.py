@@ -40,8 +40,8 @@ class Proxy(PlainStep):
 class SelectiveStep(PlainStep):
     """The plain step, of the hardest images of a batch that holds more than the net's.
 
-    proxy: the step of the small net. A batch of the net's own size is trained on whole, so it is the stream's draws that
-    say where images are picked. The host never waits: which they are is known on the device alone.
+    proxy: the step of the small net. A batch of the net's own size is trained on whole, so it is what the stream draws
+    that says where images are picked. The host never waits: which they are is known on the device alone.
     """
 
     def __init__(self, proxy: Proxy, select: SelectConfig, *arguments: Any) -> None:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 from speedrun.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor, nn
 
     from speedrun.config import ModelConfig
@@ -43,11 +45,21 @@ def forward_flops(net: "nn.Module", size: int) -> int:
     Counts convolutions and linear layers. By hooks on a real pass of one image: torch's own counter takes over a second
     to import.
     """
+    return _summed(net, size, layer_flops)
+
+
+def outputs(net: "nn.Module", size: int) -> int:
+    """Numbers that convolutions and linear layers give of one image of `size` pixels: what a step keeps most of."""
+    return _summed(net, size, lambda layer, output: output.numel() if layer_flops(layer, output) else 0)
+
+
+def _summed(net: "nn.Module", size: int, of: "Callable[[nn.Module, Tensor], int]") -> int:
+    """The sum of a number over all layers and what they give of one image."""
     total = 0
 
     def count(layer: "nn.Module", inputs: "tuple[Tensor, ...]", output: "Tensor") -> None:
         nonlocal total
-        total += layer_flops(layer, output)
+        total += of(layer, output)
 
     hooks = [layer.register_forward_hook(count) for layer in net.modules()]
     try:
