@@ -7,6 +7,7 @@ whitening, augmentation, training and the final evaluation, but no import, loadi
 import hashlib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,8 @@ from speedrun.errors import UsageError
 from speedrun.schema import FINISHED
 
 ROOT = Path(__file__).resolve().parent.parent
+# What a script has that is driven by others, as Fulcrum's E1.
+HOOKS = re.compile(r"^def setup\(.*^def train\(", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Ours:
 
 
 class Script:
-    """Another's script, that prints as `benchmarks.printed` reads it, in a copy.
+    """Another's script, that prints as `benchmarks.printed` reads it or has hooks for `benchmarks.hooked`, in a copy.
 
     substitutions: texts by what they replace. skipped: its first runs in each process, beyond its own warm-up, that do
     not count. data: the folder that lies beside it as `cifar10`. Raises UsageError where it cannot be read.
@@ -87,7 +90,7 @@ class Script:
         for old, new in used.items():
             text = text.replace(old, new)
         self.name, self.text, self.used, self.skipped = path.stem, text, used, skipped
-        self.data, self.beside = data, path.resolve().parent
+        self.data, self.beside, self.hooked = data, path.resolve().parent, HOOKS.search(text) is not None
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         self.settings = {"script": digest, "substitutions": used, "skipped": skipped}
 
@@ -98,8 +101,9 @@ class Script:
             script = Path(folder) / f"{self.name}.py"
             script.write_text(self.text, encoding="utf-8")
             (Path(folder) / "cifar10").symlink_to(self.data, target_is_directory=True)
-            words = [sys.executable, "-u", str(script)]
-            environment = {"PYTHONPATH": _path(self.beside)}
+            driver = ["-m", "benchmarks.hooked"] if self.hooked else []
+            words = [sys.executable, "-u", *driver, str(script)]
+            environment = {"PYTHONPATH": _path(self.beside, *([ROOT] if self.hooked else []))}
             start = time.monotonic()
             with child(
                 words, seconds=seconds, cwd=Path(folder), environment=environment, stdout=PIPE, stderr=said
@@ -148,8 +152,8 @@ def _public(words: Sequence[str]) -> list[str]:
     return [word for word in kept if not word.startswith("--data-dir")]
 
 
-def _path(first: Path) -> str:
-    return os.pathsep.join(filter(None, (str(first), os.environ.get("PYTHONPATH"))))
+def _path(*first: Path) -> str:
+    return os.pathsep.join(filter(None, (*map(str, first), os.environ.get("PYTHONPATH"))))
 
 
 def _problem(code: int | None, said: Any) -> str:

@@ -8,8 +8,9 @@ appended to benchmarks/results/<device-slug>.jsonl. What is recorded of the same
 counts: a call goes on until each contender has `--runs`, or the minutes are over. Words of the main job, such as
 `--compile max-autotune` or `--set optim.lr=0.2`, change ours.
 
-A peer is a script that prints the table of airbench or of Hiverge (`benchmarks.printed`). A copy of it runs in a folder
-of its own, CIFAR-10 beside it, and is ended after its block; one that sets a seed would repeat itself in every block.
+A peer is a script that prints the table of airbench or of Hiverge (`benchmarks.printed`), or that has the hooks of
+Fulcrum's E1 (`benchmarks.hooked`). A copy of it runs in a folder of its own, CIFAR-10 beside it, and is ended after its
+block; one that sets a seed would repeat itself in every block.
 `--peer-set` replaces text in it: `--peer-set 'torch.cuda._sleep(int(6000000000))=pass'` takes away the pause in which
 Hiverge's lets the chip cool; `--peer-skip 1` leaves out the first run of a script without a warm-up, which compiles.
 """

@@ -14,7 +14,7 @@ from benchmarks import contenders, records, results, standings
 from benchmarks.children import child
 from benchmarks.contenders import Block, Script
 from benchmarks.printed import Printed, Run
-from speedrun import record
+from speedrun import data, record
 from speedrun.errors import UsageError
 
 # The layout of airbench's scripts: a head between dashes, a row an epoch, the run's number in its first row alone.
@@ -187,6 +187,35 @@ def test_a_script_is_copied_with_its_substitutions_and_left_as_it_was(stub: Path
     assert "range(3)" in script.text
     assert script.settings["substitutions"] == {"SLOW": "3"}
     assert script.settings["script"] != Script(stub, {}, 1, tmp_path).settings["script"]
+
+
+# A peer that has hooks in place of a program, as Fulcrum's E1: the class is the brightest channel, once it is trained.
+HOOKED = """
+import time, torch
+from torch import nn
+class Model(nn.Module):
+    def eval_forward(self, images):
+        assert images.shape[1:] == (3, 16, 16) and not self.training
+        return self.sign * images.mean((2, 3))
+model = Model()
+def setup():
+    time.sleep(60)
+    model.sign = -1.0
+    return model, {"times": 2}
+def train(model, extra, ctx):
+    ctx.validate(model, step=extra["times"])
+    model.sign = 1.0
+"""
+
+
+def test_a_script_with_hooks_is_driven_by_airbenchs_clock(tiny_data: Path, tmp_path: Path):
+    path = tmp_path / "e1.py"
+    path.write_text(HOOKED)
+    contenders.lay_out(data.load(str(tiny_data)), tmp_path)
+    made = Script(path, {}, 0, tmp_path).run(2, 0, 60)
+    assert made.problem == ""
+    assert [run.accuracy for run in made.runs] == [1.0, 1.0]
+    assert all(0 < run.seconds < 5 for run in made.runs)  # without its pauses
 
 
 @pytest.mark.parametrize(
