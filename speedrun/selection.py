@@ -23,7 +23,7 @@ class SelectConfig(Checked):
     share: float = option(1.0, "share of the images drawn that is trained on, the hardest: 0.5, 0.25; 1 for all")
     begin: float = option(0.2, "share of the run before images are picked; the proxy learns from the start")
     end: float = option(0.8, "share of the run after which all images are trained on again")
-    every: int = option(4, "the proxy learns on every so manieth step")
+    every: int = option(4, "steps from one on which the proxy learns to the next")
     widths: tuple[int, ...] | None = option(
         None, "channels of the proxy's stages, a quarter of the net's where not set"
     )

@@ -211,7 +211,7 @@ def final(folder: Path) -> dict[str, Tensor]:
 def test_K6_a_run_that_picks_goes_on_where_it_was_interrupted(
     tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    settings = {**SELECT, "optim.lookahead": "5"}
+    settings = {**SELECT, "optim.lookahead": "5", "optim.ema": "0.9", "optim.sam": "0.02"}
     speedrun.train(tiny(tiny_data, tmp_path / "whole", settings))
     interrupt_at(18, monkeypatch)  # in the middle, and not where the proxy has just learned
     assert speedrun.train(tiny(tiny_data, tmp_path / "out", settings)).exit_code == 130
