@@ -9,10 +9,10 @@ from collections.abc import Iterable
 AUGMENTATION, OPTIMISER, OTHER = "augmentation", "optimiser", "other"
 # An operation is of the first kind whose pattern is found in its name or, if it has none, in that of its caller.
 PATTERNS = {
-    "convolutions, backward": r"convolution_backward|ConvolutionBackward",
-    "convolutions, forward": r"conv2d|convolution",
+    "convolutions, backward": r"convolution_backward|Conv\w+Backward",
+    "convolutions, forward": r"conv2d|convolution|^_Conv\w+$",
     "pooling": r"max_pool|avg_pool|amax|MaxPool|AvgPool|Amax",
-    "normalisation": r"batch_norm|group_norm|layer_norm|BatchNorm|NormBackward",
+    "normalisation": r"batch_norm|group_norm|layer_norm|BatchNorm|NormBackward|^_PoolNorm$",
     "activation": r"gelu|silu|relu|threshold_backward|Gelu|Silu|Relu",
     "head and loss": r"\b(linear|mm|addmm|bmm)\b|softmax|nll_loss|cross_entropy|MmBackward|Softmax|NllLoss",
     "fused by the compiler": r"triton_|CompiledFxGraph|CompiledFunction",

@@ -4,9 +4,9 @@
 
 Each kernel at the shapes of a 64/256/256 net, forward and backward where it has both, with caches flushed and warm:
 the median, and the share of the measured copy bandwidth that the bytes come to which must move. Its twin is what a net
-or an optimiser does while `model.fused` and `optim.fused` are off. In a graph is how a captured step pays for them;
-compiled is what torch.compile makes of the twin. For Newton-Schulz, batch and pixels stand for the filters and for the
-rows of the largest. `--quick` takes a fifth of the images, and no compilation.
+or an optimiser does while `model.fused`, `model.fp8` and `optim.fused` are off. In a graph is how a captured step pays
+for them; compiled is what torch.compile makes of the twin. For Newton-Schulz, batch and pixels stand for the filters
+and for the rows of the largest. `--quick` takes a fifth of the images, and no compilation.
 """
 
 import argparse
@@ -16,12 +16,17 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from benchmarks import results
 from benchmarks.harness import Call, Session, copy_bandwidth, measure
 from benchmarks.kernels import failure, markdown, result
+from kernels.conv_fp8 import conv_fp8
+from kernels.conv_pool import conv_pool_norm
 from kernels.newton_schulz import orthogonalize_all
 from kernels.pool_norm import pool_norm
+from kernels.whiten import whiten
 from speedrun import device as devices
 from speedrun.errors import SpeedrunError
 
@@ -46,9 +51,14 @@ def newton_schulz(device: torch.device, dtype: torch.dtype, quick: bool) -> Case
     return Case(len(FILTERS), 256, moved, lambda method: lambda: orthogonalize_all(matrices, 3, dtype, method))
 
 
-def pooled_norm(channels: int, side: int, pool: int, device: torch.device, dtype: torch.dtype, quick: bool) -> Case:
+def noise(channels: int, side: int, device: torch.device, dtype: torch.dtype, quick: bool) -> Tensor:
+    """Maps of as many images as are asked for: (N, channels, side, side), channels-last."""
     count = IMAGES // 5 if quick else IMAGES
-    x = torch.randn(count, channels, side, side, device=device).to(dtype, memory_format=torch.channels_last)
+    return torch.randn(count, channels, side, side, device=device).to(dtype, memory_format=torch.channels_last)
+
+
+def pooled_norm(channels: int, side: int, pool: int, device: torch.device, dtype: torch.dtype, quick: bool) -> Case:
+    x = noise(channels, side, device, dtype, quick)
     weight, bias = torch.ones(channels, device=device), torch.zeros(channels, device=device)
     running = torch.zeros(channels, device=device), torch.ones(channels, device=device)
     x.requires_grad_()
@@ -63,7 +73,52 @@ def pooled_norm(channels: int, side: int, pool: int, device: torch.device, dtype
         return call
 
     # In and its gradient out, whole; the result out and its gradient in.
-    return Case(count, side, 2 * (x.numel() + grad.numel()) * dtype.itemsize, make)
+    return Case(len(x), side, 2 * (x.numel() + grad.numel()) * dtype.itemsize, make)
+
+
+def first_stage(narrow: int, wide: int, side: int, device: torch.device, dtype: torch.dtype, quick: bool) -> Case:
+    """The input wants no gradient, as in a run once the whitening's bias is frozen."""
+    x = noise(narrow, side, device, dtype, quick)
+    filters = torch.randn(wide, narrow, 3, 3, device=device).requires_grad_()
+    weight, bias = torch.ones(wide, device=device), torch.zeros(wide, device=device, requires_grad=True)
+    running = torch.zeros(wide, device=device), torch.ones(wide, device=device)
+    grad = noise(wide, side // 2, device, dtype, quick)
+
+    def make(method: str) -> Call:
+        def call() -> object:
+            options: dict[str, Any] = {"momentum": 0.4, "eps": 1e-12, "activation": "gelu", "method": method}
+            out = conv_pool_norm(x, filters, weight, bias, *running, **options)
+            return torch.autograd.grad(out, (filters, bias), grad)
+
+        return call
+
+    # In, both ways; the result out and its gradient in.
+    return Case(len(x), side, 2 * (x.numel() + grad.numel()) * dtype.itemsize, make)
+
+
+def whitening(device: torch.device, dtype: torch.dtype, quick: bool) -> Case:
+    x = noise(3, 32, device, dtype, quick)
+    filters, bias = torch.randn(24, 3, 2, 2, device=device), torch.zeros(24, device=device)
+    moved = (x.numel() + len(x) * 24 * 31 * 31) * dtype.itemsize
+    return Case(len(x), 32, moved, lambda method: lambda: whiten(x, filters, bias, "gelu", method))
+
+
+def eight_bits(narrow: int, wide: int, side: int, device: torch.device, dtype: torch.dtype, quick: bool) -> Case:
+    """Beside a convolution that is not of 8 bits, rather than the twin, whose only use is to show what it computes."""
+    x = noise(narrow, side, device, dtype, quick).requires_grad_()
+    filters, grad = torch.randn(wide, narrow, 3, 3, device=device), noise(wide, side, device, dtype, quick)
+    filters.requires_grad_()
+
+    def make(method: str) -> Call:
+        def call() -> object:
+            plain = method == "torch"
+            out = F.conv2d(x, filters.to(dtype), padding=1) if plain else conv_fp8(x, filters, method)
+            return torch.autograd.grad(out, (x, filters), grad)
+
+        return call
+
+    # In, both ways, and its gradient out; the result out and its gradient in, for both gradients.
+    return Case(len(x), side, 3 * (x.numel() + grad.numel()) * dtype.itemsize, make)
 
 
 CASES: dict[str, Callable[[torch.device, torch.dtype, bool], Case]] = {
@@ -71,6 +126,11 @@ CASES: dict[str, Callable[[torch.device, torch.dtype, bool], Case]] = {
     "pool, norm, gelu: 64 channels": partial(pooled_norm, 64, 31, 2),
     "pool, norm, gelu: 256 channels": partial(pooled_norm, 256, 15, 2),
     "norm, gelu: 64 channels": partial(pooled_norm, 64, 15, 1),
+    "convolution, pool, norm, gelu: 24 to 64 channels": partial(first_stage, 24, 64, 31),
+    "whitening, gelu": whitening,
+    "convolution in 8 bits: 64 to 256 channels": partial(eight_bits, 64, 256, 15),
+    "convolution in 8 bits: 256 to 256 channels": partial(eight_bits, 256, 256, 7),
+    "convolution in 8 bits: 768 to 1,024 channels": partial(eight_bits, 768, 1024, 7),
 }
 
 

@@ -13,5 +13,6 @@ augmented channels-last half out, in one pass:
 the data set) alone: not on the batch that it is in, nor on the device.
 
 `kernels.newton_schulz` orthogonalises all the filters of a net at once, `kernels.pool_norm` pools, normalises
-and activates.
+and activates, `kernels.conv_pool` convolves before that, `kernels.whiten` whitens and activates, `kernels.conv_fp8`
+convolves in 8-bit floats.
 """

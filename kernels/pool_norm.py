@@ -111,7 +111,7 @@ def spread(
 
 
 @jit
-def larger_jit(value, position: tl.constexpr, best, where):
+def larger_jit(value, position, best, where):
     """The largest value of a window so far and its position, with one value more; float32, for the interpreter takes
     bfloat16 for whole numbers."""
     more = (value > best) | (value != value)

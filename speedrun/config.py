@@ -77,15 +77,22 @@ class ModelConfig(Checked):
     stem: str = option("cifar", "resnet: 3x3, or ImageNet's 7x7 and pooling", choices=("cifar", "imagenet"))
     dropout: float = option(0.0, "share of the features that the last layer does not see in training")
     activation: str = option("gelu", "activation", choices=("gelu", "silu", "relu"))
-    fused: str = option(
-        "none",
-        "speednet: norm: pooling, BN and activation in Triton kernels, on CUDA; not yet timed on one",
-        choices=("none", "norm"),
+    fused: tuple[str, ...] = option(
+        (),
+        "speednet: parts in Triton kernels, on CUDA; not yet timed on one. norm: pooling, BN and activation; conv: the "
+        "first group's convolution with them; whiten: whitening and activation, once its bias is frozen",
+        choices=("norm", "conv", "whiten"),
+    )
+    fp8: int | None = option(
+        None,
+        "speednet: convolutions of as many input channels or more multiply 8-bit floats in training, on CUDA of "
+        "capability 8.9; not yet timed on one",
     )
     parameter_limit: int | None = option(None, "number of parameters that the net must stay below")
 
     def check(self) -> None:
         require(self.depth in (None, 2, 3), f"model.depth must be 2 or 3, not {self.depth}")
+        require(self.fp8 is None or self.fp8 >= 1, f"model.fp8 must be at least 1, not {self.fp8}")
         require(0 <= self.dropout < 1, f"model.dropout must be in [0, 1), not {self.dropout}")
         fixed = STAGES[self.family]
         stages = fixed or len(self.widths or ())

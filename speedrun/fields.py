@@ -28,10 +28,11 @@ class Checked:
 
     def __post_init__(self) -> None:
         for spec in fields(self):  # type: ignore[arg-type]
-            choices = spec.metadata.get("choices")
+            choices = spec.metadata.get("choices", ())
             value = getattr(self, spec.name)
-            if choices and value not in choices:
-                raise UsageError(f"{spec.name} must be one of {', '.join(choices)}, not {value!r}")
+            for each in (value if isinstance(value, tuple) else [value]) if choices else ():
+                if each not in choices:
+                    raise UsageError(f"{spec.name} must be one of {', '.join(choices)}, not {each!r}")
         self.check()
 
     def check(self) -> None:
@@ -190,13 +191,27 @@ def _ints(value: Any) -> tuple[int, ...]:
     return tuple(_int(part) for part in (value.split(",") if isinstance(value, str) else value))
 
 
+def _names(value: Any) -> tuple[str, ...]:
+    """Each once; none of an empty text, and of "none"."""
+    names = ([] if value == "none" else value.split(",")) if isinstance(value, str) else value
+    return tuple(dict.fromkeys(_str(name).strip() for name in names if name))
+
+
 def _str(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError
     return value
 
 
-_CONVERTERS: dict[Any, Any] = {bool: _bool, int: _int, float: _float, str: _str, Path: Path, tuple[int, ...]: _ints}
+_CONVERTERS: dict[Any, Any] = {
+    bool: _bool,
+    int: _int,
+    float: _float,
+    str: _str,
+    Path: Path,
+    tuple[int, ...]: _ints,
+    tuple[str, ...]: _names,
+}
 _DESCRIPTIONS: dict[Any, str] = {
     bool: "true or false",
     int: "a whole number",
@@ -204,4 +219,5 @@ _DESCRIPTIONS: dict[Any, str] = {
     str: "a text",
     Path: "a path",
     tuple[int, ...]: "whole numbers separated by commas",
+    tuple[str, ...]: "names separated by commas",
 }

@@ -110,7 +110,7 @@ def narrow(space: Space, best: Sequence[Mapping[str, Any]]) -> dict[str, Range]:
 
 def values(name: str, text: str) -> list[Any]:
     """The values in a text of several, by `|` or, where the field takes one number or word, by commas."""
-    several = configs.field_type(name) == tuple[int, ...]
+    several = configs.field_type(name) in (tuple[int, ...], tuple[str, ...])
     parts = text.split("|") if "|" in text or several else text.split(",")
     return [configs.convert(name, part.strip()) for part in parts]
 

@@ -35,6 +35,14 @@ def real_data() -> Path:
     return Path(folder)
 
 
+@pytest.fixture
+def full_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolutions of float32 in float32: on a GPU torch rounds what goes into them to 11 bits, unless it is told."""
+    import torch
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
 def colour_classes(count: int, seed: int, size: int = 16) -> tuple[np.ndarray, np.ndarray]:
     """Noise in which one channel is brighter; the channel is the class. uint8 (count, size, size, 3) and labels."""
     rng = np.random.default_rng(seed)

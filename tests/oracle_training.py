@@ -1,6 +1,7 @@
 """What the kernels of training should compute: plain numpy in float64, clear above all."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,6 +55,45 @@ def pool_norm(
         dx[maxima[place]] += (centred / deviation)[place]
     count = pooled.size / len(mean)
     return Normed(act(z), dx, (dz * normal).sum((0, 2, 3)), dz.sum((0, 2, 3)), mean, variance * count / (count - 1))
+
+
+def convolution(x: np.ndarray, filters: np.ndarray, padding: int) -> np.ndarray:
+    """x (N, C, H, W) with filters (F, C, k, k): each pixel the products with the patch around it."""
+    out = np.zeros((len(x), len(filters), *(side + 2 * padding - filters.shape[2] + 1 for side in x.shape[2:])))
+    for line, column, patch in _patches(_padded(x, padding), filters.shape[2]):
+        out[:, :, line, column] = np.tensordot(patch, filters, ([1, 2, 3], [1, 2, 3]))
+    return out
+
+
+def convolution_gradients(
+    x: np.ndarray, filters: np.ndarray, padding: int, grad: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of sum(convolution * grad): that of x, and that of the filters."""
+    dx, dfilters = _padded(np.zeros_like(x), padding), np.zeros_like(filters)
+    around = _patches(_padded(x, padding), filters.shape[2])
+    for (line, column, patch), (*_, target) in zip(around, _patches(dx, filters.shape[2]), strict=True):
+        dfilters += np.tensordot(grad[:, :, line, column], patch, (0, 0))
+        target += np.tensordot(grad[:, :, line, column], filters, (1, 0))
+    return dx[:, :, padding : dx.shape[2] - padding, padding : dx.shape[3] - padding], dfilters
+
+
+def _padded(x: np.ndarray, padding: int) -> np.ndarray:
+    return np.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
+
+
+def _patches(x: np.ndarray, side: int) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Line and column of each patch of side x side, and a view of it in all images: (N, C, side, side)."""
+    for line, column in np.ndindex(x.shape[2] - side + 1, x.shape[3] - side + 1):
+        yield line, column, x[:, :, line : line + side, column : column + side]
+
+
+def rounded(x: np.ndarray, bits: int, least: int, end: int) -> np.ndarray:
+    """To floats of so many bits behind the point and 2^least as their least normal number, times the power of two that
+    brings the largest value just below 2^end."""
+    scale = 2.0 ** (np.floor(np.log2(np.abs(x).max())) + 1 - end)
+    exponent = np.floor(np.log2(np.maximum(np.abs(x) / scale, 2.0**least)))
+    step = scale * 2.0 ** (exponent - bits)
+    return np.round(x / step) * step  # half to even
 
 
 def max_pool(x: np.ndarray, pool: int) -> tuple[np.ndarray, dict[tuple[int, ...], tuple[int, ...]]]:

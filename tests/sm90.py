@@ -1,13 +1,18 @@
 """Compiles the kernels of training for an H100 on a machine without a GPU, down to its machine code.
 
-    python tests/sm90.py        # a line of JSON a kernel: its name and the bytes of shared memory that a program takes
+    python tests/sm90.py        # a line of JSON a kernel: its name, the bytes of shared memory that a program takes,
+                                # and those that a thread has no registers for
 
 The interpreter shows that a kernel computes the right numbers; this, that Triton's compiler takes it, and that it fits.
 """
 
 import json
+import re
+import subprocess
+import tempfile
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,10 +23,11 @@ import triton  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from kernels import newton_schulz, norm, pool_norm  # noqa: E402
+from kernels import conv_fp8, conv_pool, newton_schulz, norm, pool_norm, whiten  # noqa: E402
 
 H100 = GPUTarget("cuda", 90, 32)
 HALF, FLOAT, INT64, BYTE, NUMBER = "*bf16", "*fp32", "*i64", "*u8", "fp32"
+EIGHT = {conv_fp8.FORWARD: "*fp8e4nv", conv_fp8.BACKWARD: "*fp8e5"}
 
 
 def compiled(kernel: Any, signature: Mapping[str, str], constants: Mapping[str, Any], **options: int) -> Any:
@@ -43,8 +49,8 @@ def products(half: str, precision: str, symmetric: bool, added: bool) -> Any:
 
 
 def rows_of(kernel: Any, half: str, constants: Mapping[str, Any], **options: int) -> Any:
-    """A kernel of normalisation: its arguments are told by their names."""
-    types = {name: half for name in ("x", "pooled", "rows", "grad", "out", "dx")}
+    """A kernel of normalisation or of a convolution: its arguments are told by their names."""
+    types = {name: half for name in ("x", "filters", "pooled", "rows", "grad", "out", "dx")}
     types |= {name: FLOAT for name in ("partial", "statistics", "weight", "bias", "sums")}
     types |= {name: FLOAT for name in ("running_mean", "running_var")}
     types |= {name: "i32" for name in ("count", "height", "width", "channels", "cells")}
@@ -55,6 +61,37 @@ def rows_of(kernel: Any, half: str, constants: Mapping[str, Any], **options: int
         constants = {**constants, "index": None}
     used = {name: types[name] for name in kernel.arg_names if name in types and name not in constants}
     return compiled(kernel, used, constants, **options)
+
+
+def first_convolution(kernel: Any, half: str, **constants: Any) -> Any:
+    """A kernel of the first convolution, at the sizes that its launcher takes for 24 to 64 channels."""
+    dtype = torch.bfloat16 if half == HALF else torch.float32
+    x, filters = torch.empty(2, 24, 31, 31, dtype=dtype, device="meta"), torch.empty(64, 24, 3, 3, device="meta")
+    _, tile = conv_pool._tiles(x, filters, 450)
+    options = {name: tile.pop(name) for name in ("num_warps", "num_stages")}
+    return rows_of(kernel, half, {**tile, **constants}, **options)
+
+
+def whitening(half: str) -> Any:
+    tile = {"CHANNELS": 3, "SIDE": 2, "FILTERS": 24, "ROWS": whiten._ROWS, "LENGTH": 16, "WIDTH": 32}
+    precision = "tf32" if half == HALF else "tf32x3"
+    return rows_of(whiten._kernel, half, {**tile, "ACTIVATION": "gelu", "PRECISION": precision})
+
+
+def eight_bits(kind: torch.dtype, channels: int) -> Any:
+    """The product of 8-bit floats, from so many channels to 128 or more."""
+    types = {"x": EIGHT[kind], "filters": EIGHT[conv_fp8.FORWARD], "out": HALF}
+    types |= {"x_scale": FLOAT, "filters_scale": FLOAT}
+    types |= {name: "i32" for name in ("count", "height", "width", "channels")}
+    tile = {"CHANNELS": channels, "ROWS": conv_fp8._ROWS, "LENGTH": conv_fp8._LENGTH, "FILTERS": conv_fp8._FILTERS}
+    return compiled(conv_fp8._product_kernel, types, tile, **conv_fp8._OPTIONS)
+
+
+def rounding(kind: torch.dtype) -> Any:
+    bits, least, end = conv_fp8._FORMATS[kind]
+    types = {"x": HALF, "largest": FLOAT, "scale": FLOAT, "out": EIGHT[kind], "count": "i32"}
+    constants = {"BITS": bits, "LEAST": least, "END": end, "BLOCK": conv_fp8._BLOCK}
+    return compiled(conv_fp8._round_kernel, types, constants)
 
 
 TILE = {"ROWS": norm.ROWS, "CHANNELS": 64}
@@ -80,14 +117,39 @@ CASES = {
     },
     "spread": partial(rows_of, pool_norm._spread_kernel, HALF, {**TILE, "ACTIVATION": "gelu", "POOL": 2}),
     "spread, no pooling": partial(rows_of, pool_norm._spread_kernel, HALF, {**TILE, "ACTIVATION": "gelu", "POOL": 1}),
+    **{
+        name: partial(first_convolution, kernel, half, **constants)
+        for half in (HALF, FLOAT)
+        for name, kernel, constants in (
+            (f"convolution and pooling, {half}", conv_pool._forward_kernel, {}),
+            (f"filters' gradient, {half}", conv_pool._filters_kernel, {"ACTIVATION": "gelu"}),
+        )
+    },
+    **{f"whitening, {half}": partial(whitening, half) for half in (HALF, FLOAT)},
+    "8 bits, rounding": partial(rounding, conv_fp8.FORWARD),
+    "8 bits, rounding a gradient": partial(rounding, conv_fp8.BACKWARD),
+    "8 bits, product": partial(eight_bits, conv_fp8.FORWARD, 256),
+    "8 bits, product from 64 channels": partial(eight_bits, conv_fp8.FORWARD, 64),
+    "8 bits, product with a gradient": partial(eight_bits, conv_fp8.BACKWARD, 256),
 }
+
+
+def spilt(kernel: Any) -> int:
+    """Bytes of its stack, by the tool that Triton brings along."""
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        told = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True)
+    (stack,) = re.findall(r"STACK:(\d+)", told.stdout)
+    return int(stack)
 
 
 def main() -> None:
     for name, make in CASES.items():
         kernel = make()
         assert kernel.asm["cubin"], name
-        print(json.dumps({"kernel": name, "shared": kernel.metadata.shared}), flush=True)
+        print(json.dumps({"kernel": name, "shared": kernel.metadata.shared, "spilt": spilt(kernel)}), flush=True)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,8 @@ SETTINGS: dict[str, tuple[str, object]] = {
     "model.stem": ("imagenet", "imagenet"),
     "model.dropout": ("0.2", 0.2),
     "model.activation": ("silu", "silu"),
-    "model.fused": ("norm", "norm"),
+    "model.fused": ("norm,conv", ("norm", "conv")),
+    "model.fp8": ("256", 256),
     "model.parameter_limit": ("200000", 200_000),
     "augment.flip": ("random", "random"),
     "augment.translate": ("4", 4),
@@ -157,6 +158,15 @@ def test_what_may_be_open_can_be_opened_again(name: str):
         assert config.override(changed, {name: word}) == Config()
 
 
+def test_names_are_a_list_that_may_be_empty():
+    changed = config.override(Config(), {"model.fused": "norm, conv,norm"})
+    assert changed.model.fused == ("norm", "conv")
+    for nothing in ("", "none", []):
+        assert config.override(changed, {"model.fused": nothing}) == Config()
+    assert config.override(changed, config.differences(changed, Config())) == Config()
+    assert from_dict(Config, {"model": {"fused": "norm"}}).model.fused == ("norm",)  # as it was saved once
+
+
 def refusal(call, *arguments: object) -> str:
     with pytest.raises(UsageError) as caught:
         call(*arguments)
@@ -197,6 +207,9 @@ def refusal(call, *arguments: object) -> str:
         ("model.kernels", "3,4,3", "model.kernels must be odd, for a map to keep its size"),
         ("model.pool", "3", "model.pool must divide the 8 pixels of the last map, not 3"),
         ("model.dropout", "1", "model.dropout must be in [0, 1), not 1.0"),
+        ("model.fused", "norm,pool", "fused must be one of norm, conv, whiten, not 'pool'"),
+        ("model.fused", 3, "model.fused takes names separated by commas, not 3"),
+        ("model.fp8", "0", "model.fp8 must be at least 1, not 0"),
         ("model", "3", "model is a group of fields"),
         ("seed.x", "3", "seed.x is not a field"),
         ("augment.translate", "16", "augment.translate must be in 0..15, not 16"),

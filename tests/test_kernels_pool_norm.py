@@ -1,15 +1,10 @@
 """Pooling, normalisation and activation as kernels, and their twin, against plain numpy."""
 
-from functools import partial
-
 import oracle_training as oracles
 import pytest
 import torch
 
 from kernels import backend, pool_norm
-from speedrun import models
-from speedrun.config import ModelConfig
-from speedrun.models import layers
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NEEDS_TRITON = pytest.mark.skipif(not backend.ENABLED, reason="no Triton that runs here")
@@ -109,31 +104,6 @@ def test_what_does_not_fit_is_refused(changes, message):
     options = {"running_mean": None, "running_var": None, "momentum": 0.4, "eps": EPS, "activation": "gelu"}
     with pytest.raises(ValueError, match=message):
         pool_norm.pool_norm(**{**arguments, **options, **changes})
-
-
-@NEEDS_TRITON
-@pytest.mark.parametrize("depth", [2, 3])
-def test_a_fused_net_trains_like_a_plain_one(depth, monkeypatch):
-    monkeypatch.setattr(layers, "pool_norm", partial(pool_norm.pool_norm, method="fused"))
-    nets = []
-    for fused in ("none", "norm"):
-        torch.manual_seed(0)
-        net = models.build(ModelConfig(widths=(6, 8, 8), depth=depth, fused=fused), 4).to(DEVICE)
-        nets.append(net.to(memory_format=torch.channels_last))
-    images = random(6, 3, 17, 17).to(DEVICE, memory_format=torch.channels_last)
-    for step in range(2):
-        logits = [net.train()(images + step) for net in nets]
-        torch.testing.assert_close(*logits, atol=1e-4, rtol=1e-4)
-        for net, result in zip(nets, logits, strict=True):
-            net.zero_grad()
-            result.square().sum().backward()
-        for plain, fused in zip(*(net.parameters() for net in nets), strict=True):
-            if plain.grad is not None:
-                torch.testing.assert_close(fused.grad, plain.grad, atol=1e-4, rtol=1e-3)
-    for plain, fused in zip(*(net.state_dict().values() for net in nets), strict=True):
-        torch.testing.assert_close(fused, plain, atol=1e-5, rtol=1e-4)
-    with torch.no_grad():
-        torch.testing.assert_close(*(net.eval()(images) for net in nets), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.gpu

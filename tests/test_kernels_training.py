@@ -1,15 +1,17 @@
-"""Training on the fused kernel's batches and on the twin's, from one seed: the same losses, step by step."""
+"""Training with kernels and with their twins, from one seed: the same losses step by step, the same gradients."""
 
 from functools import partial
 
 import pytest
 import torch
 
-from kernels import backend
+from kernels import backend, conv_pool, pool_norm
+from kernels import whiten as whitening
 from kernels.augment import Augmentation, augment, mix
 from speedrun import models, stream
 from speedrun.config import ModelConfig, OptimConfig
 from speedrun.methods.plain import PlainStep
+from speedrun.models import layers, speednet
 
 STEPS = 20
 CASES = {
@@ -64,3 +66,63 @@ def test_the_real_net_learns_the_same_from_the_fused_kernel(dtype, tolerance, ca
     )
     assert by_kernel == pytest.approx(by_twin, rel=tolerance)
     assert by_twin[-1] < by_twin[0]
+
+
+@pytest.fixture
+def in_kernels(monkeypatch) -> list[str]:
+    """Has a net's parts in Triton kernels wherever Triton runs; the names of those that were."""
+    used: list[str] = []
+
+    def counted(name, function):
+        def call(*arguments, **options):
+            used.append(name)
+            return function(*arguments, **options, method="fused")
+
+        return call
+
+    monkeypatch.setattr(layers, "pool_norm", counted("norm", pool_norm.pool_norm))
+    monkeypatch.setattr(speednet, "conv_pool_norm", counted("conv", conv_pool.conv_pool_norm))
+    monkeypatch.setattr(speednet, "whiten", counted("whiten", whitening.whiten))
+    return used
+
+
+@pytest.mark.usefixtures("full_float32")
+@pytest.mark.skipif(not backend.ENABLED, reason="no Triton that runs here")
+@pytest.mark.parametrize(
+    ("parts", "frozen", "depth"),
+    [
+        (("norm",), False, 2),
+        (("norm",), False, 3),
+        (("conv",), False, 3),
+        (("norm", "conv", "whiten"), True, 2),
+        (("conv", "whiten"), False, 2),
+    ],
+)
+def test_a_net_with_parts_in_kernels_trains_like_a_plain_one(parts, frozen, depth, in_kernels):
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    nets = []
+    for fused in ((), parts):
+        torch.manual_seed(0)
+        net = models.build(ModelConfig(widths=(6, 8, 8), depth=depth, fused=fused), 4).to(device)
+        net.whiten.bias.requires_grad_(not frozen)
+        nets.append(net.to(memory_format=torch.channels_last))
+    images = torch.randn(6, 3, 17, 17, generator=torch.Generator().manual_seed(0))
+    images = images.to(device, memory_format=torch.channels_last)
+    for step in range(2):
+        logits = [net.train()(images + step) for net in nets]
+        torch.testing.assert_close(*logits, atol=1e-4, rtol=1e-4)
+        for net, result in zip(nets, logits, strict=True):
+            net.zero_grad()
+            result.square().sum().backward()
+        for plain, fused in zip(*(net.parameters() for net in nets), strict=True):
+            assert (plain.grad is None) == (fused.grad is None)
+            if plain.grad is not None:
+                torch.testing.assert_close(fused.grad, plain.grad, atol=1e-4, rtol=1e-3)
+    assert set(in_kernels) == {part for part in parts if part != "whiten" or frozen}
+    assert in_kernels.count("conv") == 2 * ("conv" in parts)  # of the first group alone
+    for plain, fused in zip(*(net.state_dict().values() for net in nets), strict=True):
+        torch.testing.assert_close(fused, plain, atol=1e-5, rtol=1e-4)
+    in_kernels.clear()
+    with torch.no_grad():
+        torch.testing.assert_close(*(net.eval()(images) for net in nets), atol=1e-4, rtol=1e-4)
+    assert not in_kernels

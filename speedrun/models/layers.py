@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels.activation import ACTIVATIONS
+from kernels.conv_fp8 import conv_fp8
 from kernels.pool_norm import pool_norm
 
 __all__ = ["ACTIVATIONS", "BatchNorm", "Conv", "Conv2d", "Linear", "Whitening"]
@@ -36,9 +37,12 @@ class Conv2d(nn.Conv2d):
 class Conv(Conv2d):
     """A convolution without bias, its first `in_channels` filters the identity (Dirac) at the start.
 
-    Input (N, in_channels, H, W), output (N, out_channels, H, W), dtype of the input.
+    Input (N, in_channels, H, W), output (N, out_channels, H, W), dtype of the input. fp8: multiplies 8-bit floats in
+    training, its kernel being 3x3; compiled code does not.
     Dirac initialisation: github.com/KellerJordan/cifar10-airbench.
     """
+
+    fp8 = False
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3) -> None:
         super().__init__(in_channels, out_channels, kernel_size, bias=False)
@@ -47,6 +51,11 @@ class Conv(Conv2d):
         super().reset_parameters()
         with torch.no_grad():
             nn.init.dirac_(self.weight[: self.in_channels])
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.fp8 and self.training and not torch.compiler.is_compiling():
+            return conv_fp8(x, self.weight)
+        return super().forward(x)
 
 
 class BatchNorm(nn.BatchNorm2d):

@@ -6,11 +6,14 @@ set of weights take any resolution. At widths 64/256/256 and depth 2: 1.97 M par
 pixels. Source: github.com/KellerJordan/cifar10-airbench (depth 2: airbench94, depth 3: airbench96).
 """
 
+from collections.abc import Collection
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from kernels.conv_pool import conv_pool_norm
+from kernels.whiten import whiten
 from speedrun.config import ModelConfig
 from speedrun.models.layers import ACTIVATIONS, BatchNorm, Conv, Linear, Whitening
 
@@ -18,10 +21,13 @@ from speedrun.models.layers import ACTIVATIONS, BatchNorm, Conv, Linear, Whiteni
 class Group(nn.Module):
     """One stage: halves the resolution, sets the width. (N, in, S, S) -> (N, out, S // 2, S // 2).
 
-    fused: pooling, BN and activation in Triton kernels, in training.
+    fused: what Triton kernels do in training, where those run. norm: pooling, BN and activation; conv: the first
+    convolution with what follows it.
     """
 
-    def __init__(self, channels_in: int, channels_out: int, depth: int, activation: str, fused: bool = False) -> None:
+    def __init__(
+        self, channels_in: int, channels_out: int, depth: int, activation: str, fused: Collection[str] = ()
+    ) -> None:
         super().__init__()
         if depth not in (2, 3):
             raise ValueError(f"depth must be 2 or 3, not {depth}")
@@ -31,18 +37,28 @@ class Group(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         norms = cast("list[BatchNorm]", self.norms)
-        # Evaluation has no statistics to take, and a compiler makes kernels of its own.
-        fused = self.fused and self.training and not torch.compiler.is_compiling()
-        x = norms[0].activated(self.convs[0](x), self.activation_name, pool=2, fused=fused)
+        parts, name = _in_kernels(self), self.activation_name
+        if "conv" in parts:
+            x = conv_pool_norm(x, cast(Conv, self.convs[0]).weight, **norms[0].taken(), activation=name)
+        else:
+            x = norms[0].activated(self.convs[0](x), name, pool=2, fused="norm" in parts)
         skip = x
-        x = norms[1].activated(self.convs[1](x), self.activation_name, fused=fused)
+        x = norms[1].activated(self.convs[1](x), name, fused="norm" in parts)
         if len(self.convs) == 3:
             x = self.activation(self.norms[2](self.convs[2](x)) + skip)
         return x
 
 
+def _in_kernels(part: "Group | SpeedNet") -> Collection[str]:
+    """What kernels do now: evaluation has no statistics to take, and a compiler makes kernels of its own."""
+    return part.fused if part.training and not torch.compiler.is_compiling() else ()
+
+
 class SpeedNet(nn.Module):
-    """Images (N, 3, S, S) in the compute dtype -> logits (N, classes) in the same dtype."""
+    """Images (N, 3, S, S) in the compute dtype -> logits (N, classes) in the same dtype.
+
+    fused: what Triton kernels do in training, where those run: whiten, conv (of the first group) and norm.
+    """
 
     def __init__(
         self,
@@ -50,14 +66,15 @@ class SpeedNet(nn.Module):
         depth: int = 2,
         activation: str = "gelu",
         classes: int = 10,
-        fused: bool = False,
+        fused: Collection[str] = (),
     ) -> None:
         super().__init__()
-        self.activation = ACTIVATIONS[activation]
+        self.activation, self.activation_name, self.fused = ACTIVATIONS[activation], activation, fused
         self.whiten = Whitening()
         inputs = (self.whiten.out_channels, *widths[:-1])
         self.groups = nn.ModuleList(
-            Group(narrow, wide, depth, activation, fused) for narrow, wide in zip(inputs, widths, strict=True)
+            Group(narrow, wide, depth, activation, [part for part in fused if part != "conv" or place == 0])
+            for place, (narrow, wide) in enumerate(zip(inputs, widths, strict=True))
         )
         self.head = Linear(widths[-1], classes, bias=False)
         self.reset_head()
@@ -72,7 +89,11 @@ class SpeedNet(nn.Module):
         self.whiten.initialize(images)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.activation(self.whiten(x))
+        bias = self.whiten.bias
+        if "whiten" in _in_kernels(self) and not bias.requires_grad:
+            x = whiten(x, self.whiten.weight, bias, self.activation_name)
+        else:
+            x = self.activation(self.whiten(x))
         for group in self.groups:
             x = group(x)
         x = x.amax(dim=(2, 3))
@@ -81,4 +102,8 @@ class SpeedNet(nn.Module):
 
 def build(config: ModelConfig, classes: int) -> SpeedNet:
     """The net that the config describes. Raises UsageError where a size is missing."""
-    return SpeedNet(config.need("widths"), config.need("depth"), config.activation, classes, config.fused == "norm")
+    net = SpeedNet(config.need("widths"), config.need("depth"), config.activation, classes, config.fused)
+    for layer in net.modules():
+        if isinstance(layer, Conv) and config.fp8 is not None:
+            layer.fp8 = layer.in_channels >= config.fp8
+    return net
