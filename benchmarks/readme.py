@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks import curve, curve_picture, standings, systems
 from benchmarks.results import by_newest_commit, recorded
-from benchmarks.rows import machine, net_name, place
+from benchmarks.rows import machine, place, step_name
 from speedrun.errors import SpeedrunError
 
 README = Path(__file__).parent.parent / "README.md"
@@ -22,7 +22,7 @@ def steps(records: Sequence[dict[str, Any]]) -> str:
     """Markdown: a row a device and net, at its largest size; the medians of all that a commit has measured."""
 
     def key(step: dict[str, Any]) -> tuple[Any, ...]:
-        what = (step["recipe"], net_name(step["model"]), step["batch"], step["dtype"], step["compile"])
+        what = (step["recipe"], step_name(step), step["batch"], step["dtype"], step["compile"])
         return machine(step), *what
 
     groups = by_newest_commit((each for each in records if each["kind"] == "step"), key)

@@ -144,6 +144,12 @@ def net_name(model: Mapping[str, Any]) -> str:
     return widths if model["depth"] in (None, 2) else f"{widths} depth {model['depth']}"
 
 
+def step_name(step: Mapping[str, Any]) -> str:
+    """The net of a record of a step, with what was set by hand: steps of other dials are not the same."""
+    changed = step.get("changed")
+    return net_name(step["model"]) + (f" with {' '.join(sorted(changed))}" if changed else "")
+
+
 def _run(run: Mapping[str, Any]) -> Iterator[Reading]:
     if run["status"] not in FINISHED:
         raise Incomparable(f"the run ended as {run['status']}")
@@ -167,7 +173,7 @@ def _run(run: Mapping[str, Any]) -> Iterator[Reading]:
 def _step(step: Mapping[str, Any]) -> Iterator[Reading]:
     key = (
         step["recipe"],
-        net_name(step["model"]),
+        step_name(step),
         str(step["size"]),
         str(step["batch"]),
         step["dtype"],

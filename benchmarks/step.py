@@ -1,12 +1,13 @@
 """What one training step takes, whole as a run makes it: batch, forward, backward, update; a record a net and size.
 
-    python -m benchmarks.step [--quick] [--recipe NAME | all] [--widths 64,256,256] [--size N] [--batch N] [--no-record]
+    python -m benchmarks.step [--quick] [--recipe NAME | all] [--widths 64,256,256] [--set FIELD=VALUE] [--size N]
+                              [--batch N] [--no-record]
 
 Nets are the recipe's own or, where it leaves that to the planner, those of the planner's table; sizes those of its
-resolutions. A recipe that does not fit the machine is told and stops no other. In turn with the step the device's peak
-is measured, in the same dtype: the fastest of torch's matrix products of 1,024, 2,048 and 4,096 cubed and of a 3x3
-convolution of 256 to 256 channels. Operations are those of three forward passes. Images are noise, on which the time
-does not depend.
+resolutions; `--set model.fused=norm,conv` and the like change any field. A recipe that does not fit the machine is told
+and stops no other. In turn with the step the device's peak is measured, in the same dtype: the fastest of torch's
+matrix products of 1,024, 2,048 and 4,096 cubed and of a 3x3 convolution of 256 to 256 channels. Operations are those of
+three forward passes. Images are noise, on which the time does not depend.
 """
 
 import argparse
@@ -21,10 +22,11 @@ import torch
 
 from benchmarks import breakdown, results
 from benchmarks.harness import AGREEMENT, Call, Session, Timing, in_turn
-from benchmarks.rows import net_name
+from benchmarks.rows import step_name
 from speedrun import config as configs
 from speedrun import device as devices
 from speedrun import memory, models, planner, recipes, rungs, trainee
+from speedrun.arguments import assigned
 from speedrun.config import Config
 from speedrun.data import Dataset
 from speedrun.errors import SpeedrunError, UsageError
@@ -120,13 +122,14 @@ def prepared(config: Config, machine: Machine) -> Trainee:
     return trained
 
 
-def about(config: Config, machine: Machine) -> dict[str, Any]:
-    """What a step is of: the fields of its record that say so."""
+def about(config: Config, machine: Machine, changed: Sequence[str] = ()) -> dict[str, Any]:
+    """What a step is of: the fields of its record that say so. changed: each FIELD=VALUE that was set by hand."""
     plain = configs.to_dict(config)
     cpu = machine.choice.device.type == "cpu"
     return {
         "recipe": config.recipe,
         "model": plain["model"],
+        "changed": list(changed),
         "batch": config.batch_size,
         "dtype": str(machine.choice.dtype).removeprefix("torch."),
         "compile": config.compile,
@@ -136,7 +139,7 @@ def about(config: Config, machine: Machine) -> dict[str, Any]:
 
 def title(fields: dict[str, Any], size: int) -> str:
     """What was measured, for a person."""
-    net = f"{fields['recipe']} {net_name(fields['model'])}"
+    net = f"{fields['recipe']} {step_name(fields)}"
     return f"{net}, {size} pixels, batch {fields['batch']}, {fields['dtype']}, compile {fields['compile']}"
 
 
@@ -160,6 +163,7 @@ def net_parser(description: str | None) -> argparse.ArgumentParser:
     result.add_argument(
         "--widths", action="append", default=[], help="channels of each stage, as 64,256,256; repeatable"
     )
+    result.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="set any config field")
     result.add_argument("--device", default="auto", help="auto, cpu or cuda")
     result.add_argument("--dtype", default="auto", choices=("auto", "float32", "float16", "bfloat16"))
     result.set_defaults(batch=None, compile="off")
@@ -187,7 +191,7 @@ def asked(recipe: str, options: argparse.Namespace, machine: Machine) -> Config:
     changes["compile"] = automatic if options.compile == "auto" else options.compile
     if options.batch is not None:
         changes["batch_size"] = options.batch
-    return configs.override(recipes.get(recipe), changes)
+    return configs.override(recipes.get(recipe), {**changes, **assigned(options.set)})
 
 
 def given_widths(options: argparse.Namespace, base: Config, *, one: bool) -> list[tuple[int, ...]]:
@@ -210,7 +214,7 @@ def measure_recipe(recipe: str, options: argparse.Namespace, machine: Machine, s
         trained = prepared(config, machine)
         sizes = options.size or (trained.resolutions[:1] if options.quick else sorted(set(trained.resolutions)))
         for size in sizes:
-            fields = {**about(trained.config, machine), **measure(trained, size, seconds)}
+            fields = {**about(trained.config, machine, options.set), **measure(trained, size, seconds)}
             print(line(fields), flush=True)
             if not options.no_record:
                 settings = {"config": configs.to_dict(trained.config), "size": size, "images": IMAGES}

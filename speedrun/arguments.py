@@ -62,6 +62,17 @@ class Parser(argparse.ArgumentParser):
             self.add_argument(flag, metavar=metavar, default=argparse.SUPPRESS, help=help.replace("%", "%%"))
 
 
+def assigned(assignments: Sequence[str]) -> dict[str, str]:
+    """What several FIELD=VALUE say, the last of a field. Raises UsageError where a text is none."""
+    settings = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise UsageError(f"--set takes FIELD=VALUE, not {assignment!r}")
+        settings[name] = value
+    return settings
+
+
 def take_config(given: dict[str, Any], recipe: str | None = None) -> Config:
     """The config that parsed arguments ask for: the recipe or the saved config, then flags, then --set.
 
@@ -71,14 +82,10 @@ def take_config(given: dict[str, Any], recipe: str | None = None) -> Config:
     """
     from speedrun import recipes
 
-    assignments: list[str] = given.pop("set")
+    settings = assigned(given.pop("set"))
     saved: Path | None = given.pop("config")
     flags = {spec.name: given.pop(spec.name) for spec in fields(Config) if spec.name in given}
-    for assignment in assignments:
-        name, equals, value = assignment.partition("=")
-        if not equals:
-            raise UsageError(f"--set takes FIELD=VALUE, not {assignment!r}")
-        flags[name] = value
+    flags |= settings
     if saved is None:
         return configs.override(recipes.get(flags.get("recipe", recipe or Config().recipe)), flags)
     base = configs.load(saved)

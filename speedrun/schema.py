@@ -210,6 +210,7 @@ STEP: Table = {
     **_CIRCUMSTANCES,
     "recipe": RUN["recipe"],
     "model": Field(dict, "the net's config"),
+    "changed": Field(list, "fields that --set gave, as FIELD=VALUE", required=False, each=_TEXT),
     "size": Field(int, "pixels a side", low=1),
     "batch": Field(int, "images a step", low=1),
     "dtype": Field(str, "of the forward pass"),

@@ -16,7 +16,7 @@ from speedrun import config as configs
 from speedrun import device as devices
 from speedrun import models, record, rungs
 from speedrun.config import Config
-from speedrun.errors import SpeedrunError
+from speedrun.errors import SpeedrunError, UsageError
 from speedrun.machine import Machine
 
 CPU = torch.device("cpu")
@@ -61,6 +61,21 @@ def test_a_recipe_is_measured_with_its_own_net_however_few_are_asked_for(machine
     assert steps.given_widths(options, speednet, one=True) == [steps.ONE_NET]
     options.widths = ["8,8,8"]
     assert steps.given_widths(options, base, one=True) == [(8, 8, 8)]
+
+
+def test_any_field_of_the_config_can_be_set(machine: Machine):
+    parse = steps.net_parser("").parse_args
+    words = ["--set", "model.fused=norm,conv", "--set", "optim.fused=true", "--set", "model.widths=8,16,16"]
+    options = parse(words)
+    base = steps.asked("speednet", options, machine)
+    (found,) = steps.cases(base, machine, steps.given_widths(options, base, one=False))
+    assert (found.model.fused, found.optim.fused, found.model.widths) == (("norm", "conv"), True, (8, 16, 16))
+    fields = steps.about(found, machine, words[3::2])
+    assert "8/16/16 with model.widths=8,16,16 optim.fused=true, 24 pixels" in steps.title(fields, 24)
+    refused = {"fast": "--set takes FIELD=VALUE, not 'fast'", "optim.fast=1": "unknown field optim.fast"}
+    for wrong, message in refused.items():
+        with pytest.raises(UsageError, match=message):
+            steps.asked("speednet", parse(["--set", wrong]), machine)
 
 
 def test_a_net_that_does_not_compile_is_measured_as_it_is(machine: Machine, config: Config, monkeypatch, capsys):
@@ -150,6 +165,12 @@ def test_a_floor_is_bound_by_the_slower_of_multiplying_and_moving():
         (["aten::max_pool2d", "augmentation"], AUGMENTATION),
         (["aten::mm", "aten::linear"], "head and loss"),
         (["aten::native_batch_norm_backward"], "normalisation"),
+        (["cudaLaunchKernel", "_PoolNorm"], "normalisation"),
+        (["_PoolNormBackward"], "normalisation"),
+        (["_ConvPoolNorm"], "convolutions, forward"),
+        (["_ConvPoolNormBackward"], "convolutions, backward"),
+        (["_ConvFp8"], "convolutions, forward"),
+        (["aten::empty", "_ConvFp8Backward"], "convolutions, backward"),
         (["aten::comm"], OTHER),
         ([], OTHER),
     ],
@@ -201,9 +222,13 @@ def test_the_table_of_steps_shows_the_newest_commit_at_the_largest_size():
         }
 
     old = [step("1", "a", 0.5), step("1", "a", 0.001, size=32)]
-    table = readme.steps([step("2", "b", 0.010), step("3", "b", 0.020), step("3", "b", 0.7, 20), *old, {"kind": "run"}])
+    other = {**step("3", "b", 0.005), "changed": ["optim.fused=true"]}  # of other dials: a row of its own
+    new = [step("2", "b", 0.010), step("3", "b", 0.020), step("3", "b", 0.7, 20), other]
+    table = readme.steps([*new, *old, {"kind": "run"}])
     numbers = "15 | 66,667 | 200 | 25% | 1,024 | other 90%, pooling 10% |"
     assert table.splitlines()[2:] == [
         f"| GPU | speednet 8/16/16 depth 3 | 24 | 1000 | bfloat16, default | {numbers}",
+        "| GPU | speednet 8/16/16 depth 3 with optim.fused=true | 24 | 1000 | bfloat16, default | 5 | 200,000 | 200 "
+        "| 25% | 1,024 | other 90%, pooling 10% |",
     ]
     assert readme.steps([{"kind": "run"}]) == ""
