@@ -32,8 +32,12 @@ def conv_fp8(x: Tensor, filters: Tensor, method: str = "auto") -> Tensor:
     """
     if x.dim() != 4 or filters.shape[1:] != (x.shape[1], 3, 3):
         raise ValueError(f"x must be (N, C, H, W), filters (F, C, 3, 3), not {tuple(x.shape)}, {tuple(filters.shape)}")
-    kernels = wanted(method, x) and (method == "fused" or torch.cuda.get_device_capability(x.device) >= (8, 9))
-    return _ConvFp8.apply(x, filters, kernels)
+    return _ConvFp8.apply(x, filters, wanted(method, x) and (method == "fused" or _capable(x.device)))
+
+
+def _capable(device: torch.device) -> bool:
+    """Whether its matrix units take these formats; AMD's have others of 8 bits."""
+    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 9)
 
 
 class _Format(NamedTuple):

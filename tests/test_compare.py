@@ -127,6 +127,7 @@ def test_the_strict_clock_of_a_target_ends_with_the_process_and_leaves_transfers
 
 def test_steps_are_compared_where_net_size_and_dtype_are_equal(tmp_path: Path):
     first = [a_step(gpu("A"), (0.010, 0.011, 0.009)), a_step(gpu("A"), (1.0,), dtype="float32")]
+    first.append(a_step(gpu("A"), (1.0,), changed=["model.fused=norm"]))
     second = [a_step(gpu("B"), (0.020, 0.021, 0.019)), a_step(gpu("B"), (1.0,), dtype="float16")]
     found = two(tmp_path, first, second)
     (both,) = [group for group in found.groups if len(group.cells) == 2]
@@ -136,6 +137,7 @@ def test_steps_are_compared_where_net_size_and_dtype_are_equal(tmp_path: Path):
     assert versus.low < versus.value < versus.high
     titles = found.unmatched[PARTS["step"].title, "B", "there only with dtype bfloat16"]
     assert [title for title in titles if "float32" in title] == titles != []
+    assert [list(group.cells) for group in found.groups if "model.fused=norm" in group.title] == [["A"]]
 
 
 def test_several_sessions_give_the_interval_and_one_gives_that_of_its_parts(tmp_path: Path):

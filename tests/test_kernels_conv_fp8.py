@@ -129,6 +129,18 @@ def test_a_tiny_net_learns_the_same_from_the_kernels(monkeypatch):
     assert kernels == pytest.approx(twin, rel=1e-2)
 
 
+@pytest.mark.parametrize(
+    ("capability", "hip", "kernels"),
+    [((9, 0), None, True), ((8, 9), None, True), ((8, 0), None, False), ((9, 4), "6", False)],
+)
+def test_a_gpu_without_such_units_has_the_twin(capability, hip, kernels, monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(conv_fp8, "wanted", lambda method, _: method == "auto")
+    monkeypatch.setattr(conv_fp8._ConvFp8, "apply", lambda *arguments: arguments[-1])
+    assert conv_fp8.conv_fp8(torch.zeros(1, 2, 3, 3), torch.zeros(2, 2, 3, 3)) is kernels
+
+
 def test_it_is_for_training_alone(monkeypatch):
     monkeypatch.setattr(layers, "conv_fp8", lambda *_: pytest.fail("evaluated in 8 bits"))
     net = models.build(ModelConfig(widths=(8, 8, 8), depth=2, fp8=8), 10).eval()
