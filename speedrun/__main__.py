@@ -4,12 +4,12 @@ import contextlib
 import os
 import sys
 
-from speedrun.clock import process_start
+from speedrun.clock import job_start
 
 
 def main() -> None:
     """The console script. Ends the process itself: tearing torch down takes a while that belongs to the training."""
-    start = process_start()
+    start = job_start()
     from speedrun import cli
 
     code = cli.main(sys.argv[1:], start, guard_exit=True)

@@ -47,9 +47,11 @@ def _time_steps(trainee: Trainee, clock: Clock) -> dict[Work, float]:
         # A GPU's first step at a size compiles; to skip it would only put that into the training. Nor is the cost of
         # picking images known from that of a step without.
         alike = [known.size for known in timed if known.batches == work.batches]
-        if alike and device.type != "cuda" and clock.now() - began > budget:
-            timed[work] = timed[Work(max(alike), work.batches)] * (work.size / max(alike)) ** 2
-            continue
+        if alike and device.type != "cuda":
+            spent, allowed = trainee.world.lead(clock.now() - began, budget)
+            if spent > allowed:
+                timed[work] = timed[Work(max(alike), work.batches)] * (work.size / max(alike)) ** 2
+                continue
         # The first warms up: memory is taken, kernels are chosen. Where images are picked, some steps cost more.
         for steps in (1, trainee.config.select.every if work.batches > 1 else 1):
             synchronize(device)
@@ -58,7 +60,7 @@ def _time_steps(trainee: Trainee, clock: Clock) -> dict[Work, float]:
                 step(stream.next(*work), 0.0)
             synchronize(device)
             timed[work] = (clock.now() - start) / steps
-    return timed
+    return dict(zip(timed, trainee.world.most(*timed.values()), strict=True))
 
 
 def _time_view(trainee: Trainee, clock: Clock, step_seconds: float) -> float:
@@ -67,7 +69,8 @@ def _time_view(trainee: Trainee, clock: Clock, step_seconds: float) -> float:
     if images.is_cuda:
         return _rehearse(trainee, clock, images[:count]) * count / min(count, len(images))
     evaluator, least = trainee.evaluator(images), trainee.batch_size
-    affordable = int(SHARE * clock.remaining() / (2 * step_seconds / 3) * least)  # a step is about three forward passes
+    left = trainee.world.lead(clock.remaining())[0]
+    affordable = int(SHARE * left / (2 * step_seconds / 3) * least)  # a step is about three forward passes
     rows = torch.arange(min(max(affordable, least), TIMED_IMAGES, len(images)))
     evaluator.logits(rows)
     start = clock.now()

@@ -4,7 +4,7 @@ import importlib
 import json
 import sys
 
-from speedrun import recipes
+from speedrun import distributed, recipes
 from speedrun.arguments import Parser, take_config
 from speedrun.config import Config
 from speedrun.errors import SpeedrunError
@@ -52,6 +52,11 @@ def main(argv: list[str], start: float, *, guard_exit: bool = False) -> int:
     guard_exit: leave the watchdog on until the process ends; for a caller that ends it right away.
     """
     try:
+        world = distributed.here()
+    except SpeedrunError as error:
+        sys.stderr.write(f"speedrun: {error}\n")
+        return error.exit_code
+    try:
         if argv and argv[0] in COMMANDS:
             return _command(argv[0], argv[1:], start)
         config = parse(argv)
@@ -59,12 +64,20 @@ def main(argv: list[str], start: float, *, guard_exit: bool = False) -> int:
             return _command(job[0], [*job[1:], *argv], start)
         return _train(config, start, guard_exit)
     except SpeedrunError as error:
-        sys.stderr.write(f"speedrun: {error}\n")
+        if world.tells(str(error), error.exit_code):
+            sys.stderr.write(f"speedrun: {'' if world.leads else f'rank {world.rank}: '}{error}\n")
         return error.exit_code
     except Interrupted as signal:
+        world.tells("", signal.exit_code)
         return signal.exit_code
     except KeyboardInterrupt:
+        world.tells("", 130)
         return 130
+    except BaseException:  # a fault of ours: the others must not wait for this rank
+        world.tells("", 1)
+        raise
+    finally:
+        world.leave()
 
 
 def _command(name: str, argv: list[str], start: float) -> int:
@@ -78,9 +91,11 @@ def _train(config: Config, start: float, guard_exit: bool) -> int:
     from speedrun import run, screen
 
     try:
-        with screen.make("quiet" if config.quiet else "json" if config.json else "auto") as view:
+        leads = distributed.here().leads
+        mode = "quiet" if config.quiet else "json" if config.json else "auto"
+        with screen.make(mode if leads else "silent") as view:
             results = run.run_all(config, start=start, screen=view, watchdog=watchdog)
-        if config.json:
+        if config.json and leads:
             for result in results:
                 print(json.dumps(result.record))
         return results[-1].exit_code

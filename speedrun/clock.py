@@ -11,15 +11,25 @@ from typing import Any
 PHASES = ("start", "data", "build", "compile", "calibrate", "train", "evaluate", "save")
 
 
-def process_start() -> float:
-    """The moment at which the system started this process, as a value of `time.monotonic`.
+def job_start() -> float:
+    """The moment at which the process that stands for the whole job was started, as a value of `time.monotonic`.
+
+    That is torchrun, where it started this process: its own start-up is part of the job, and a job that it starts anew
+    goes on with the seconds that are left.
+    """
+    launched = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+    return process_start(str(os.getppid())) if launched else process_start()
+
+
+def process_start(process: str = "self") -> float:
+    """The moment at which the system started this process, or another, as a value of `time.monotonic`.
 
     Linux tells it (/proc/self/stat, to a hundredth of a second). Elsewhere the processor time used so far is the
     best lower bound of the process's age.
     """
     now = time.monotonic()
     try:
-        with open("/proc/self/stat", encoding="ascii") as file:
+        with open(f"/proc/{process}/stat", encoding="ascii") as file:
             # The command's name, in parentheses, may hold spaces; start time is the 20th field after it.
             ticks = int(file.read().rpartition(")")[2].split()[19])
         age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")

@@ -39,11 +39,12 @@ def capturable(config: Config) -> bool:
     return config.model.dropout == 0 and config.optim.filters != "adamw" and not config.select.picks
 
 
-def modes(device: str, config: Config) -> list[str]:
-    """The modes to choose from on a type of device, eager first; the one that is asked for alone, if one is."""
+def modes(device: str, config: Config, devices: int = 1) -> list[str]:
+    """The modes to choose from on so many devices of a type, eager first; what is asked for alone, if something is."""
     if config.compile != "auto":
         return [config.compile]
-    return ["off", *(mode for mode in COMPILING.get(device, {}) if mode != "captured" or capturable(config))]
+    captures = devices == 1 and capturable(config)
+    return ["off", *(mode for mode in COMPILING.get(device, {}) if mode != "captured" or captures)]
 
 
 def code_name(model: ModelConfig, dials: Mapping[str, Any], mode: str) -> str:

@@ -33,6 +33,7 @@ __all__ = [
     "STAGES",
     "AugmentConfig",
     "Config",
+    "DistributedConfig",
     "ModelConfig",
     "OptimConfig",
     "SelectConfig",
@@ -220,6 +221,17 @@ class ValidationConfig(Checked):
 
 
 @dataclass(frozen=True)
+class DistributedConfig(Checked):
+    """How the processes that torchrun starts work together."""
+
+    sync_batch_norm: bool = option(False, "normalise by the whole batch, not by each device's part of it")
+    stall_seconds: float = option(120.0, "how long a rank may keep the others waiting before the job ends")
+
+    def check(self) -> None:
+        require(self.stall_seconds > 0, f"distributed.stall_seconds must be more than 0, not {self.stall_seconds}")
+
+
+@dataclass(frozen=True)
 class Config(Checked):
     """One run, whole."""
 
@@ -257,6 +269,7 @@ class Config(Checked):
     optim: OptimConfig = field(default_factory=OptimConfig)
     select: SelectConfig = field(default_factory=SelectConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
 
     def check(self) -> None:
         require(self.seconds is None or self.seconds >= 0, "seconds must not be negative")

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from speedrun.distributed import World
 from speedrun.errors import SpeedrunError, UsageError
 
 
@@ -32,6 +33,12 @@ def check_kernels() -> None:
     found = [Path(place).resolve() for place in kernels.__path__]
     if ours not in found:
         raise SpeedrunError(f"another package named kernels, in {found[0]}, hides ours: start in the checkout instead")
+
+
+def of_rank(name: str, world: World) -> str:
+    """The name of the device that a rank is to take where `name` is asked for: each a GPU of its own, if there are."""
+    several = world.size > 1 and name in ("auto", "cuda") and torch.cuda.is_available()
+    return f"cuda:{world.local_rank}" if several else name
 
 
 def choose(device: str = "auto", dtype: str = "auto") -> Choice:
@@ -110,11 +117,14 @@ def cores() -> int:
     return allowed
 
 
-def prepare(device: torch.device) -> None:
-    """Settings that make steps faster and change no result worth naming; before the first large allocation."""
+def prepare(device: torch.device, processes: int = 1) -> None:
+    """Settings that make steps faster and change no result worth naming; before the first large allocation.
+
+    processes: of this job on this machine, which share its cores.
+    """
     if device.type == "cpu":
         if "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(cores())
+            torch.set_num_threads(max(1, cores() // processes))
         keep_memory()
     elif device.type == "cuda":
         torch.cuda.set_device(device)

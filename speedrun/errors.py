@@ -20,6 +20,9 @@ class BudgetError(UsageError):
         super().__init__(message)
         self.least_seconds = least_seconds
 
+    def __reduce__(self) -> tuple[type["BudgetError"], tuple[str, float]]:
+        return type(self), (str(self), self.least_seconds)  # for another process
+
 
 class DataError(SpeedrunError):
     """A dataset is missing, damaged, truncated or of the wrong shape. The message names the file."""

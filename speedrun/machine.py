@@ -18,7 +18,8 @@ class Machine:
     train_images: uint8 (N, H, W, 3); train_labels: int64 (N,). held_out: images and labels that are not trained on.
     scores_held_out: whether accuracy is reported on those, or on the test set.
     split: which images train and which are scored, for the record. flops_per_second: the probe's. free_bytes: of the
-    device's memory before the first net, None where nobody says; the same for every run.
+    device's memory before the first net, None where nobody says; the same for every run. devices: those that train one
+    net together, this one among them.
     """
 
     choice: device.Choice
@@ -31,6 +32,7 @@ class Machine:
     split: dict[str, str]
     scores_held_out: bool = True
     free_bytes: int | None = None
+    devices: int = 1
 
     @property
     def classes(self) -> int:
@@ -73,6 +75,7 @@ class Machine:
             scored=self.scored_count,
             known=self.dataset.name == "cifar10",
             compiled=compiler.compiled_before(self.description["name"]),
+            devices=self.devices,
         )
 
     def lines(self) -> list[str]:
@@ -80,11 +83,12 @@ class Machine:
         choice, about = self.choice, self.description
         dtype = str(choice.dtype).removeprefix("torch.")
         threads = f", {torch.get_num_threads()} threads" if choice.device.type == "cpu" else ""
+        several = f", times {self.devices} devices" if self.devices > 1 else ""
         return [
             f"device  {about['name']} ({choice.device}, {about['cores']} cores): {choice.device_reason}",
             f"dtype  {dtype}: {choice.dtype_reason}",
             f"data  {self.dataset.name} ({self.dataset.source}): {self.split['train']}, {self.split['scored']}",
-            f"speed  {self.flops_per_second / 1e12:.3g} TFLOP/s in training steps of the probe{threads}",
+            f"speed  {self.flops_per_second / 1e12:.3g} TFLOP/s in training steps of the probe{threads}{several}",
         ]
 
 

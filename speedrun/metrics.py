@@ -27,20 +27,20 @@ class MetricsWriter:
 
     Lines wait in memory and are written by one call once `interval_seconds` have passed: a run that is killed loses
     the last of them and leaves no half of one. The disk may fill without stopping the training: `problem` then says
-    so, and the lines are tried again at the next interval.
+    so, and the lines are tried again at the next interval. path: None writes nothing.
     """
 
     FIELDS = ("step", "progress", "epoch", "loss", "accuracy", "learning_rate", "images_per_second", "seconds")
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | None,
         *,
         interval_seconds: float = 2.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.problem: str | None = None
-        self._path = Path(path)
+        self._path = None if path is None else Path(path)
         self._interval = interval_seconds
         self._clock = clock
         self._next_flush = clock() + interval_seconds
@@ -48,6 +48,8 @@ class MetricsWriter:
 
     def write(self, **values: float | None) -> None:
         """Add a line. Takes exactly the names of `FIELDS`; those left out are null."""
+        if self._path is None:
+            return
         if unknown := values.keys() - set(self.FIELDS):
             raise TypeError(f"not in a line of metrics: {', '.join(sorted(unknown))}")
         line = {name: _shown(values.get(name)) for name in self.FIELDS}
@@ -58,7 +60,7 @@ class MetricsWriter:
     def flush(self) -> None:
         """Write the lines that wait."""
         self._next_flush = self._clock() + self._interval
-        if not self._lines:
+        if self._path is None or not self._lines:
             return
         try:
             append_lines(self._path, "".join(self._lines))

@@ -50,10 +50,14 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_add_(buffers, gradients)
         directions = torch._foreach_add(gradients, buffers, alpha=group["momentum"])
         matrices = [direction.reshape(len(direction), -1) for direction in directions]
-        updates = orthogonalize_all(matrices, group["newton_schulz_steps"], self.compute_dtype, self.method)
+        updates = self.orthogonalized(matrices, group["newton_schulz_steps"])
         for parameter, update in zip(parameters, updates, strict=True):
             parameter.mul_(math.sqrt(len(parameter)) / torch.linalg.vector_norm(parameter))
             move([parameter], [update.reshape(parameter.shape)], group["lr"])
+
+    def orthogonalized(self, matrices: list[Tensor], steps: int) -> list[Tensor]:
+        """`orthogonalize_all` of (rows, columns) matrices, in the compute dtype."""
+        return orthogonalize_all(matrices, steps, self.compute_dtype, self.method)
 
     def _buffer(self, parameter: nn.Parameter) -> Tensor:
         state = self.state[parameter]
@@ -65,16 +69,23 @@ class Muon(torch.optim.Optimizer):
 class Optimizers:
     """The optimisers of a net and the schedule of their rates.
 
-    The bias of a whitening layer fades out earlier than the rest.
+    The bias of a whitening layer fades out earlier than the rest. muon: what trains the filters where that is Muon.
     """
 
-    def __init__(self, net: nn.Module, config: OptimConfig, batch_size: int, dtype: torch.dtype | None) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        config: OptimConfig,
+        batch_size: int,
+        dtype: torch.dtype | None,
+        muon: type[Muon] = Muon,
+    ) -> None:
         self.config = config
         self.members: list[torch.optim.Optimizer]
         trained = {name: parameter for name, parameter in net.named_parameters() if parameter.requires_grad}
         self._fading = [trained.pop("whiten.bias")] if "whiten.bias" in trained else []
         if config.filters == "muon":
-            self.members = _muon_and_sgd(list(trained.values()), self._fading, config, batch_size, dtype)
+            self.members = _muon_and_sgd(list(trained.values()), self._fading, config, batch_size, dtype, muon)
         else:
             self.members = [_one_for_all([list(trained.values()), self._fading], config, batch_size)]
         for group in self.groups():
@@ -135,6 +146,7 @@ def _muon_and_sgd(
     config: OptimConfig,
     batch_size: int,
     dtype: torch.dtype | None,
+    muon: type[Muon],
 ) -> list[torch.optim.Optimizer]:
     """Muon for filters and hidden layers; SGD for the last layer, for biases and for what scales each channel."""
     head = [parameter for parameter in trained if parameter.ndim == 2][-1:]
@@ -148,7 +160,7 @@ def _muon_and_sgd(
     groups = [{"params": p, "lr": lr, "weight_decay": decay / lr if lr else 0.0} for p, lr in rates if p]
     return [
         SGD(groups, momentum=config.sgd_momentum),
-        Muon(hidden, config.filter_lr, config.momentum, config.newton_schulz_steps, dtype, config.fused),
+        muon(hidden, config.filter_lr, config.momentum, config.newton_schulz_steps, dtype, config.fused),
     ]
 
 

@@ -31,6 +31,8 @@ class Outcome:
     accuracy_plain: float | None = None
     train_seconds: float | None = None
     threads: int | None = None
+    world_size: int = 1
+    rank_images_per_second: list[float] | None = None
     provenance: "dict[str, Any] | None" = None
 
     def state(self) -> dict[str, Any]:
@@ -76,5 +78,13 @@ class Outcome:
             "dtype_reason": machine.choice.dtype_reason if machine else None,
             "plan": plan.plain() if plan else None,
             "threads": self.threads,
-            "world_size": 1,
+            "world_size": self.world_size,
+            **self._of_ranks(machine),
         }
+
+    def _of_ranks(self, machine: "Machine | None") -> dict[str, Any]:
+        """What there is to tell of several ranks."""
+        if self.world_size == 1 or machine is None:
+            return {}
+        backend = "nccl" if machine.choice.device.type == "cuda" else "gloo"
+        return {"backend": backend, "rank_images_per_second": self.rank_images_per_second}

@@ -26,6 +26,8 @@ VIEWS_GAIN = 0.008
 CALIBRATION_SHARE = 0.02
 # What is aimed at above a target, for a mean that lies above it.
 TARGET_MARGIN = 0.001
+# What several devices reach of their speeds added up, at least: measured of two processes (benchmarks.scaling_model).
+PARALLEL_SHARE = 0.85
 # By how much more than what is needed a budget must be to be called the least that works.
 LEAST_MARGIN = 1.1
 # Dials on which the table's accuracies depend, besides those that it sets itself.
@@ -41,6 +43,7 @@ class Situation:
     device: "cpu", "cuda" or another of torch's types. flops_per_second: what the probe reached here. image_size: side
     in pixels. images, scored: number of training images and of images to evaluate. known: whether the table's
     accuracies are of this dataset; else nothing is promised. compiled: `code_name` of what the compile cache holds.
+    devices: those that train together, each as fast.
     """
 
     device: str
@@ -50,10 +53,12 @@ class Situation:
     scored: int = 10_000
     known: bool = True
     compiled: frozenset[str] = frozenset()
+    devices: int = 1
 
     def speed(self, rung: Rung) -> float:
         """Operations a second of a net. How nets differ from the probe is known of CPUs alone."""
         share = rung.speed if self.device == "cpu" else 1.0
+        share *= 1.0 if self.devices == 1 else PARALLEL_SHARE * self.devices
         return self.flops_per_second * share * (SIDE / self.image_size) ** 2  # a larger image costs by its area
 
     def calibration_flops(self, rung: Rung, sides: Iterable[int]) -> float:
@@ -224,7 +229,7 @@ def _candidates(config: Config, situation: Situation, rungs: Sequence[Rung]) -> 
 
 def _best_offer(config: Config, rungs: Iterable[Rung], situation: Situation, seconds: float) -> _Offer:
     """The highest promise for `seconds`: of every net, in every compile mode and with all test views that are open."""
-    modes = compilation.modes(situation.device, config)
+    modes = compilation.modes(situation.device, config, situation.devices)
     views = ["full", "none"] if config.tta == "auto" else [config.tta]
     offers = (_offer(config, rung, tta, mode, situation, seconds) for mode in modes for rung in rungs for tta in views)
     return max(offers, key=lambda offer: offer.expected)

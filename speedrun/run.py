@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speedrun import data, files, plots, recipes
+from speedrun import data, distributed, files, plots, recipes
 from speedrun import folder as folders
 from speedrun import screen as screens
 from speedrun.background import Background
 from speedrun.clock import Clock, Ledger
 from speedrun.config import Config
+from speedrun.distributed import World
 from speedrun.errors import SpeedrunError
 from speedrun.outcome import Outcome
 from speedrun.signals import Interrupted, Signals
@@ -57,43 +58,65 @@ def train(config: Config | None = None) -> Result:
     """
     config = config or recipes.get("speednet")
     recipes.get(config.recipe)  # refuses an unknown name
-    with screens.make("quiet" if config.quiet or config.json else "auto") as screen:
+    mode = "quiet" if config.quiet or config.json else "auto"
+    with screens.make(mode if distributed.here().leads else "silent") as screen:
         return run_all(config, start=time.monotonic(), screen=screen)[-1]
 
 
 def run_all(config: Config, *, start: float, screen: screens.Screen, watchdog: Watchdog | None = None) -> list[Result]:
     """All runs of a config, each with its own seed, seconds and folder; the first counts from `start`.
 
-    A later run is charged what the first spent on starting, on reading the data and on compiling.
+    A later run is charged what the first spent on starting, on reading the data and on compiling. The ranks of a
+    launcher take one run together, or of several runs whole ones, each the next when it is free.
     """
+    world = distributed.here()
+    together, apart = (world, World()) if config.runs == 1 else (World(), world)
     with Signals() as signals:
-        launch = Launch(config, screen, signals, watchdog, Clock(config.budget, start=start), Ledger(start))
+        clock, ledger = Clock(config.budget, start=start), Ledger(start)
         try:
+            world.join()
+            launch = Launch(config, screen, signals, watchdog, clock, ledger, world=together)
+            launch.count_from_the_first(world)
             launch.take_up()
         except Interrupted:  # there is as much to resume as before
             return [Result({}, None, signals.exit_code)]
         config = launch.config
+        if apart.size > 1:
+            launch.out = apart.decide(lambda: folders.name(config))
         loading = Background(launch.load)
-        results: list[Result] = []
-        for number in range(config.runs):
-            try:
-                results.append(launch.run(number, loading))
-            except SpeedrunError as error:
-                if not results:
-                    raise
-                screen.warn(str(error))  # what is finished is still told
-                results[-1] = replace(results[-1], exit_code=error.exit_code)
-            if results[-1].exit_code:
-                break
+        results = _results(launch, apart, loading)
     accuracies = [result.accuracy for result in results if result.accuracy is not None]
     if config.runs > 1 and accuracies:
         screen.runs_summary(accuracies)
     return results
 
 
+def _results(launch: "Launch", apart: World, loading: Background[data.Dataset]) -> list[Result]:
+    """The results of all runs, in order; an error that ended them is raised where there is none."""
+    own: dict[int, Result] = {}
+    problem: SpeedrunError | None = None
+    for number in apart.queue(launch.config.runs):
+        try:
+            own[number] = launch.run(number, loading)
+        except SpeedrunError as error:
+            problem = error
+        if problem or own[number].exit_code:
+            apart.close_queue()
+            break
+    found = {number: result for part in apart.gather(own) for number, result in part.items()}
+    results = [found[number] for number in sorted(found)]
+    problem = next(filter(None, apart.gather(problem)), None)
+    if problem is not None:
+        if not results:
+            raise problem
+        launch.screen.warn(str(problem))  # what is finished is still told
+        results[-1] = replace(results[-1], exit_code=problem.exit_code)
+    return results
+
+
 @dataclass
 class Launch:
-    """Starts sessions: what they share, and what each later one is charged."""
+    """Starts sessions: what they share, and what each later one is charged. world: the ranks that train together."""
 
     config: Config
     screen: screens.Screen
@@ -109,14 +132,27 @@ class Launch:
     transferred: float = 0.0
     resumed: "Snapshot | None" = None
     trainee: "Trainee | None" = None  # of the newest run
+    world: World = field(default_factory=World)
+    started: bool = False  # whether there has been a run
 
     def __post_init__(self) -> None:
         # Whether there is so little time that the run can only be refused.
         self.scant = self.clock.remaining() < HOPELESS_SECONDS
 
+    def count_from_the_first(self, world: World) -> None:
+        """Count from when the first of all ranks was started."""
+        earlier = distributed.agree_on_start(world, self.clock.start)
+        self.clock.charge(earlier)
+        self.ledger.charge("start", earlier)
+        if earlier:
+            self._guard()
+
     def take_up(self) -> None:
         """Where a run is to be resumed, read its checkpoint: the config is in it, and the time that is left."""
+        left = self.world.decide(lambda: self.world.remembered("folder"))
         if self.config.resume is None:
+            if left is not None:
+                self._take_up_again(Path(left))
             return
         from speedrun import resume
 
@@ -125,6 +161,18 @@ class Launch:
             self.screen.warn(self.resumed.note)
         self.scant = self.clock.remaining() < HOPELESS_SECONDS
         self._guard()
+
+    def _take_up_again(self, folder: Path) -> None:
+        """Go on with what the ranks were at when the launcher started them anew, in the time that is left of it."""
+        self.out = folder
+        if self.world.leads:
+            (folder / "result.json").unlink(missing_ok=True)
+        if not any((folder / name).exists() for name in folders.CHECKPOINTS):
+            return
+        from speedrun import snapshot
+
+        self.resumed = snapshot.read(folder)
+        self.config = replace(self.resumed.config, out=folder, quiet=self.config.quiet, json=self.config.json)
 
     def load(self) -> data.Dataset:
         """Read the data, fetching it if need be."""
@@ -136,43 +184,59 @@ class Launch:
                 # Network transfer is not counted, and fetching gives up by itself: keep the watchdog away meanwhile.
                 self.transferred = progress.seconds
                 self._guard(progress.seconds + FETCH_PATIENCE_SECONDS)
-                if progress.received and not self.config.quiet:  # the error at the end names what never answered
+                if (
+                    progress.received and not self.config.quiet and distributed.here().leads
+                ):  # the error at the end names what never answered
                     show(progress)
 
             return data.load(self.config.dataset, data_dir=self.config.data_dir, on_fetch=on_fetch)
 
     def run(self, number: int, loading: Background[data.Dataset]) -> Result:
         config = replace(self.config, seed=self.config.seed + number, runs=1)  # what is saved repeats this run alone
-        if number > 0:
+        if self.started:
             self._restart()
-        folder = None if config.dry_run else self._folder(config)
+        self.started = True
+        folder = None if config.dry_run or not self.world.leads else self._folder(config)
         outcome = Outcome()
         if self.resumed is not None:
             outcome.go_on(self.resumed.state["outcome"])
         try:
             with folders.claimed(folder, config, resuming=self.resumed is not None) as self.write_seconds:
+                if folder is not None:
+                    self.world.remember("folder", str(folder.resolve()))
                 return self._attempt(config, outcome, folder, loading)
         except Interrupted:  # in the moment of claiming: nothing is there to be kept
+            self.world.tells("", self.signals.exit_code)
             return Result({}, None, self.signals.exit_code)
 
     def _attempt(
         self, config: Config, outcome: Outcome, folder: Path | None, loading: Background[data.Dataset]
     ) -> Result:
         """A run in its claimed folder, which gets a record however the run ends."""
-        steps = outcome.steps
+        steps, outcome.world_size = outcome.steps, self.world.size
+        self.world.on_end(lambda code: self._ended(code, config, outcome, folder))
         try:
             self._leave_if_stopped(folder, config, outcome)
             return self._run(config, outcome, folder, loading)
         except Interrupted:
+            self.world.tells("", self.signals.exit_code)
             record = self._unfinished("interrupted", config, outcome, folder)
             return Result(record, folder, self.signals.exit_code)
         except SpeedrunError:
             if outcome.steps > steps:  # before the first step there is nothing to keep
                 self._unfinished("failed", config, outcome, folder)
             raise
-        except Exception:  # a fault of ours or of the machine: its evidence stays
+        except Exception as error:  # a fault of ours or of the machine: its evidence stays
+            if self.world.size > 1 and isinstance(error, RuntimeError):  # perhaps of a collective that lacks a rank
+                self.signals.gentle = True
+                self.world.await_verdict()
             self._unfinished("failed", config, outcome, folder)
+            self.world.tells("", 1)
             raise
+
+    def _ended(self, code: int, config: Config, outcome: Outcome, folder: Path | None) -> None:
+        """Leave a record of a run that is ended because of another rank."""
+        self._unfinished("interrupted" if code > 128 else "failed", config, outcome, folder)
 
     def _unfinished(self, status: str, config: Config, outcome: Outcome, folder: Path | None) -> dict[str, Any]:
         outcome.status = status
@@ -202,11 +266,12 @@ class Launch:
             picture_seconds=plots.SECONDS if draws else 0.0,
             resumed=self.resumed,
             earlier=self.trainee,
+            world=self.world,
         )
         self.trainee = None
         for line in session.choose_plan().lines():
             self.screen.note(line)
-        if folder is None:
+        if config.dry_run:
             return Result({"plan": session.plan.plain()}, None)
         session.prepare()
         self.trainee = session.trainee
@@ -219,7 +284,10 @@ class Launch:
         session.evaluate()
         saved &= self.saved(session.save_checkpoint)
         record = session.finish()
+        self.world.leave()
         saved &= self.saved(lambda: session.save_record(record))
+        if folder is None:
+            return Result(record, None, self._exit_code(outcome.status), session.logits)
         if saved and outcome.status in folders.FINISHED:  # and not before: a kill must find what it can go on from
             folders.remove_checkpoints(folder)
         self.screen.summary(record, folder if saved else None)
@@ -227,8 +295,10 @@ class Launch:
             self.screen.note(f"go on  python -m speedrun --resume {folder}")
         elif draws and saved and self.signals.received is None:
             plots.draw_within(folder, self.clock.remaining() - 2 * MARGIN, self.screen.warn)
-        codes = {"interrupted": self.signals.exit_code, "timeout": 1}
-        return Result(record, folder, codes.get(outcome.status, 0 if saved else 1), session.logits)
+        return Result(record, folder, self._exit_code(outcome.status) or (0 if saved else 1), session.logits)
+
+    def _exit_code(self, status: str) -> int:
+        return {"interrupted": self.signals.exit_code, "timeout": 1}.get(status, 0)
 
     def _may_settle_threads(self) -> bool:
         """Without a deadline a run must repeat to the bit, so nothing measured may decide on the threads."""
@@ -291,11 +361,13 @@ class Launch:
 
         device.check_kernels()
         compiler.use_cache(data.default_cache_dir())
-        choice = device.choose(self.config.device, self.config.dtype)
-        device.prepare(choice.device)
+        ranks = distributed.here()
+        choice = device.choose(device.of_rank(self.config.device, ranks), self.config.dtype)
+        device.prepare(choice.device, ranks.local_size)
         self.ledger.enter("data")
         dataset = loading.result()
-        self.transferred = max(self.transferred, dataset.fetch_seconds)  # a transfer that failed took time as well
+        fetched = max(self.transferred, dataset.fetch_seconds)  # a transfer that failed took time as well
+        (self.transferred,) = self.world.most(fetched)
         self.clock.extend(self.transferred)
         self._guard()
         for note in dataset.notes:
@@ -314,6 +386,9 @@ class Launch:
                 validates=config.validation.times > 0,
                 settle_threads=threads,
             )
+        self.machine.devices = self.world.size
+        (slowest,) = self.world.most(-self.machine.flops_per_second)
+        self.machine.flops_per_second = -slowest
         for line in self.machine.lines():
             self.screen.note(line)
         return self.machine

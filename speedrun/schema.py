@@ -108,6 +108,14 @@ RUN: Table = {
     "dtype_reason": Field(str, "why this dtype", null="unfinished"),
     "plan": Field(dict, "what the planner decided", null="unfinished"),
     "world_size": Field(int, "processes that trained", low=1),
+    "backend": Field(str, "by which they exchanged gradients", required=False, choices=("gloo", "nccl")),
+    "rank_images_per_second": Field(
+        list,
+        "images of each process a second of its train phase",
+        null="unfinished",
+        required=False,
+        each=Field(float, "images a second", low=0),
+    ),
     "threads": Field(int, "of torch on the CPU", null="always", required=False, low=1),
     "outside_seconds": Field(float, "start to exit, measured by the parent process", required=False, low=0),
 }

@@ -16,7 +16,7 @@ from typing import Any, SupportsFloat, TextIO
 
 from speedrun.summary import minutes, percent, runs_rows, summary_rows
 
-MODES = ("auto", "quiet", "json")
+MODES = ("auto", "quiet", "json", "silent")
 WIDTH = 80
 _LABEL = 10  # columns of a label
 
@@ -101,6 +101,16 @@ class Screen:
         self.close()
 
 
+class Silent(Screen):
+    """Shows nothing at all: another process tells everything."""
+
+    def warn(self, text: str) -> None:
+        pass
+
+    def banner(self, title: str, text: str) -> None:
+        pass
+
+
 class LineScreen(Screen):
     """Plain lines: one a phase, and while training one each twentieth of the budget, at least 5 s and at most 60 s."""
 
@@ -165,14 +175,14 @@ class LineScreen(Screen):
 
 
 def make(mode: str) -> Screen:
-    """The screen for a mode: auto (on stdout), json (all of it on stderr) or quiet.
+    """The screen for a mode: auto (on stdout), json (all of it on stderr), quiet, or silent: another process tells.
 
     auto and json draw live on a terminal and in a notebook, and write plain lines elsewhere.
     """
     if mode not in MODES:
         raise ValueError(f"no screen {mode!r}; there are {', '.join(MODES)}")
-    if mode == "quiet":
-        return Screen()
+    if mode in ("quiet", "silent"):
+        return Screen() if mode == "quiet" else Silent()
     stream = sys.stderr if mode == "json" else sys.stdout
     notebook = mode == "auto" and in_notebook()
     if not notebook and not is_terminal(stream):

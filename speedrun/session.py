@@ -13,6 +13,7 @@ from speedrun import checkpoint, compilation, compiler, memory, metrics, models,
 from speedrun.calibrate import Costs, calibrate
 from speedrun.clock import Clock, Ledger
 from speedrun.config import Config, to_dict
+from speedrun.distributed import World
 from speedrun.errors import BudgetError, SpeedrunError, UsageError
 from speedrun.evaluate import accuracy, views
 from speedrun.files import sealed, write_json
@@ -49,6 +50,7 @@ class Session:
     write_seconds: what a small file took to reach the disk. picture_seconds: kept for drawing one. keeps: whether
     checkpoints are written. resumed: the one to go on from, if any.
     earlier: the trainee of the run before, whose compiled code may serve again.
+    world: the ranks that train together; the first decides and writes. folder: None on the others, which write nothing.
     charge(phase): bring a phase up to what the first run of this process spent on it.
     logits: of the scored images, once they are.
     """
@@ -68,6 +70,7 @@ class Session:
     keeps: bool = True
     resumed: Snapshot | None = None
     earlier: Trainee | None = None
+    world: World = field(default_factory=World)
 
     plan: planner.Plan = field(init=False)
     trainee: Trainee = field(init=False)
@@ -80,6 +83,12 @@ class Session:
 
     def choose_plan(self) -> planner.Plan:
         """Fill in what the config leaves open, from the seconds that are left. UsageError where they cannot suffice."""
+        self.plan = self.world.decide(self._choose_plan)
+        self.config = self.plan.apply(self.config)
+        self.outcome.plan = self.plan
+        return self.plan
+
+    def _choose_plan(self) -> planner.Plan:
         machine, after = self.machine, SAVE_SECONDS + END_MARGIN
         situation = machine.situation()
         least = planner.least_seconds(self.config, situation) + after
@@ -89,10 +98,7 @@ class Session:
         seconds = self.clock.remaining() - after + trained
         if self.config.target is not None and self.resumed is None:
             seconds = self._seconds_for_target(self.config.target, situation, seconds)
-        self.plan = planner.choose(self.config, situation, None if math.isinf(seconds) else seconds)
-        self.config = self.plan.apply(self.config)
-        self.outcome.plan = self.plan
-        return self.plan
+        return planner.choose(self.config, situation, None if math.isinf(seconds) else seconds)
 
     def _seconds_for_target(self, target: float, situation: planner.Situation, seconds: float) -> float:
         """Seconds after which `target` is expected. UsageError where that is never, or later than in `seconds`."""
@@ -113,10 +119,12 @@ class Session:
     def prepare(self) -> None:
         """Build the net, compile it where that pays, and calibrate. Raises UsageError where the budget is too small."""
         self.enter("build")
-        self.trainee = build(self.config, self.machine, self.earlier)
+        self.trainee = build(self.config, self.machine, self.earlier, self.world)
         self.earlier = None  # what does not serve gives its memory back before anything is captured
         if self.resumed is not None and self.resumed.state["data"] != self.trainee.images_seen():
             raise SpeedrunError("the run that is resumed was trained on other images: name them by --dataset")
+        if self.world.decide(self.trainee.images_seen) != self.trainee.images_seen():
+            raise SpeedrunError(f"rank {self.world.rank} has other training images than rank 0: name them by --dataset")
         self._fit_memory()
         self.outcome.threads = torch.get_num_threads()
         self.outcome.parameters = models.parameters(self.trainee.net)
@@ -125,7 +133,7 @@ class Session:
             self.outcome.compile_warm, problem = self.trainee.compile(COMPILE_SHARE * self.clock.remaining())
             if problem:
                 self.screen.warn(problem)
-            if self.outcome.compile_warm is not None:
+            if self.outcome.compile_warm is not None and self.world.leads:
                 name = compilation.code_name(self.config.model, self.plan.dials, self.config.compile)
                 compiler.remember(self.machine.description["name"], name)
             self.charge("compile")
@@ -133,7 +141,8 @@ class Session:
         self.costs = memory.retry(lambda: calibrate(self.trainee, self.clock), self._take_smaller_batch)
         self.charge("calibrate")
         self.pacer = Pacer(self.trainee.stages, self.costs.step, max_steps=self._max_steps())
-        self._check_budget()
+        if self.world.leads:
+            self._check_budget()
 
     def _max_steps(self) -> int | None:
         """The steps that the config allows: by number, by epochs, or by what its target is expected to take."""
@@ -175,8 +184,8 @@ class Session:
 
     def train(self) -> None:
         """Train to the end of the schedule or to a signal. The comparable clock starts here."""
-        assert self.folder is not None
         self.enter("train")
+        self.world.watch(self.config.distributed.stall_seconds)
         self.validator = self._validator()
         self.training = self._training()
         if self.resumed is None:
@@ -184,14 +193,22 @@ class Session:
         else:
             self.training.restore(self.resumed.model, self.resumed.state)
             # From here the folder holds a run that goes on.
-            metrics.rewind(self.folder / "metrics.jsonl", self.pacer.steps)
-            (self.folder / "result.json").unlink(missing_ok=True)
+            if self.folder is not None:
+                metrics.rewind(self.folder / "metrics.jsonl", self.pacer.steps)
+                (self.folder / "result.json").unlink(missing_ok=True)
         self.signals.gentle = True
-        with metrics.MetricsWriter(self.folder / "metrics.jsonl") as writer:
+        with metrics.MetricsWriter(None if self.folder is None else self.folder / "metrics.jsonl") as writer:
             finished = memory.retry(lambda: self.training.run(writer), self._take_smaller_batch)
         if writer.problem:
             self.screen.warn(writer.problem)
-        self.outcome.status = "complete" if finished and self.signals.received is None else "interrupted"
+        self.outcome.status = "complete" if finished and not self._signalled() else "interrupted"
+        self.training.step.settle()
+
+    def _signalled(self) -> bool:
+        """Whether a signal has come; one to any rank is one to all."""
+        number = int(self.world.most(self.signals.received or 0)[0])
+        self.signals.received = number or None
+        return number != 0
 
     def _training(self) -> Training:
         return Training(
@@ -213,7 +230,6 @@ class Session:
         machine, config = self.machine, self.config.validation
         if not config.times or machine.held_out is None:
             return None
-        assert self.folder is not None
         images, labels = machine.held_out
         return Validator(
             config,
@@ -221,14 +237,15 @@ class Session:
             labels,
             image_seconds=self.costs.view / machine.scored_count,
             seconds=self.clock.remaining() - self.reserve(),
-            path=self.folder / scores.FILE,
+            path=None if self.folder is None else self.folder / scores.FILE,
         )
 
     def _fit_memory(self) -> None:
         """Halve the batch as often as it takes for a step to fit into what is free, before anything runs out: a CPU's
-        memory does not say so in time. A run that is resumed keeps its batch, and so does compiled code."""
+        memory does not say so in time. A run that is resumed keeps its batch, so does compiled code, and so do several
+        devices, of which each would find another."""
         free, made = self.machine.free_bytes, self.trainee
-        if free is None or self.resumed is not None or made.compiled:
+        if free is None or self.resumed is not None or made.compiled or self.world.size > 1:
             return
         while made.batch_size >= 2 * memory.SMALLEST_BATCH:
             needed = made.step_bytes()
@@ -237,7 +254,11 @@ class Session:
             self._take_smaller_batch(f"{needed / 2**30:.2f} GiB", "little memory")
 
     def _take_smaller_batch(self, asked: str, why: str = "out of memory") -> None:
-        """Halve the batch, for memory did not suffice. SpeedrunError where it is as small as it may be."""
+        """Halve the batch, for memory did not suffice. SpeedrunError where it is as small as it may be, and on several
+        devices, where the others are in the middle of the step."""
+        if self.world.size > 1:
+            lacking = memory.describe(self.machine.choice.device, asked)
+            raise SpeedrunError(f"{why} ({lacking}): ask for smaller batches, --set batch_size=...")
         before = self.trainee.batch_size
         self.config, line = memory.smaller_batch(self.config, self.machine.choice.device, asked, why)
         self.screen.warn(line)
@@ -247,20 +268,21 @@ class Session:
 
     def save_checkpoint(self) -> None:
         """Leave a checkpoint to resume from, if the run is not complete and there is time."""
-        assert self.folder is not None
         self.enter("save")
+        if self.folder is None:
+            return
         in_time = self.clock.remaining() > 2 * self.training.interval.cost + END_MARGIN
         if self.outcome.status != "complete" and self.keeps and in_time:
             self.training.keep(self.folder)
 
     def evaluate(self) -> None:
         """Score the final weights, once; nothing after an interruption, and no score where time or a signal forbids."""
-        if self.signals.received is not None:
+        if self._signalled():
             self.outcome.status = "interrupted"
         if self.outcome.status != "complete":
             return
         self.enter("evaluate")
-        self.signals.gentle = False
+        self.signals.gentle = self.world.size > 1  # one that left would keep the others waiting
         try:
             self._score()
         except Interrupted:
@@ -296,7 +318,8 @@ class Session:
     def save_model(self) -> None:
         """Write model and config, before evaluation: whatever happens then, the weights are safe."""
         self.enter("save")
-        assert self.folder is not None
+        if self.folder is None:
+            return
         normalization = self.trainee.normalization
         checkpoint.save(
             self.folder / "model.pt",
@@ -316,6 +339,10 @@ class Session:
 
     def finish(self) -> dict[str, Any]:
         """Close the books: the final record."""
+        train = self.ledger.snapshot()["train"]
+        if self.world.size > 1 and self.outcome.images and train:
+            own = self.outcome.images / self.world.size / train
+            self.outcome.rank_images_per_second = self.world.gather(own)
         if self.outcome.status == "complete":
             self.outcome.status = self._verdict()
         return sealed(self.outcome.record(self.config, self.clock, self.ledger))
@@ -329,7 +356,8 @@ class Session:
 
     def save_record(self, final: dict[str, Any]) -> None:
         """Write the record, the last file of a run."""
-        assert self.folder is not None
+        if self.folder is None:
+            return
         write_json(self.folder / "result.json", final)
 
     def enter(self, phase: str) -> None:

@@ -68,7 +68,8 @@ class Stream:
 
     images: uint8 (N, H, W, 3); labels: int64 (N,), both on the device. The last images of an epoch that do not fill a
     batch are left out, as another order leaves out others. batches: how many were taken; set it, and the stream goes on
-    from there, for nothing else is remembered of them.
+    from there, for nothing else is remembered of them. part: which rows of a batch are taken; the others are another
+    device's, so that all together see the batches that one would.
     Raises ValueError where a batch is larger than the set.
     """
 
@@ -82,6 +83,7 @@ class Stream:
         normalization: Normalization,
         dtype: torch.dtype,
         seed: int,
+        part: slice = slice(None),
     ) -> None:
         if batch_size > len(images):
             raise ValueError(f"a batch of {batch_size} needs as many images, the set has {len(images)}")
@@ -92,6 +94,7 @@ class Stream:
         self.normalization = normalization
         self.dtype = dtype
         self.seed = seed
+        self.part = part
         self.batches = 0
         self._augment_seed: Key = seeds.derive(seed, "augment")
         self._order = images.new_empty(0, dtype=torch.int64)
@@ -122,7 +125,14 @@ class Stream:
             self._order, self._ordered = self._shuffled(epoch), epoch
         self.batches = epoch * self.batches_per_epoch + position + batches
         index = self._order[position * self.batch_size : (position + batches) * self.batch_size]
-        return self._made(index, size or min(self.images.shape[1:3]), epoch, self.batches)
+        size = size or min(self.images.shape[1:3])
+        if self.augmentation.members == 1 or self.augmentation.mix_per == "sample":
+            return self._made(index[self.part], size, epoch, self.batches)
+        # Each image is mixed with others of the whole batch, wherever those are taken.
+        whole = self._made(index, size, epoch, self.batches)
+        assert whole.weights is not None
+        part = self.part
+        return Batch(whole.images[part], whole.labels[part], whole.index[part], whole.weights[part])
 
     def _made(self, index: Tensor, size: int, epoch: Key, step: Key) -> Batch:
         """The batch of these images, at `size` pixels a side."""

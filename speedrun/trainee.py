@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -12,6 +13,7 @@ from kernels.augment import Augmentation, augment
 from speedrun import compilation, compiler, memory, models, seeds
 from speedrun.compiler import Forward
 from speedrun.config import Config, ModelConfig, require
+from speedrun.distributed import World
 from speedrun.evaluate import Evaluator
 from speedrun.machine import Machine
 from speedrun.methods import captured
@@ -19,6 +21,7 @@ from speedrun.methods.captured import CapturedStep, CapturedStream
 from speedrun.methods.plain import PlainStep
 from speedrun.methods.selective import Proxy, SelectiveStep
 from speedrun.selection import Stage, stages
+from speedrun.shared import SharedEvaluator
 from speedrun.stream import Normalization, Stream
 
 S = TypeVar("S", bound=Stream)
@@ -32,8 +35,9 @@ class Trainee:
     """The net of a run whose plan is made.
 
     forward: what a step calls, the net itself or its compiled form. captured: the step in graphs, if there is one; its
-    tensors are part of those, so every training of this trainee goes through it. proxy: the small net that picks
-    images, if any are picked.
+    tensors are part of those, so every training of this trainee goes through it. world: the ranks that train this net
+    together. parallel: what a step calls where those are several. proxy: the small net that picks images, if any are
+    picked.
     """
 
     config: Config
@@ -43,6 +47,8 @@ class Trainee:
     normalization: Normalization
     initial: dict[str, Any]
     captured: CapturedStep | None = None
+    world: World = field(default_factory=World)
+    parallel: nn.Module | None = None
     proxy: nn.Module | None = field(init=False)
 
     def __post_init__(self) -> None:
@@ -103,6 +109,7 @@ class Trainee:
             normalization=self.normalization,
             dtype=self.machine.choice.dtype,
             seed=self.config.seed,
+            part=self.world.part(self.batch_size) if self.world.size > 1 else slice(None),
         )
 
     def step(self) -> PlainStep:
@@ -111,12 +118,19 @@ class Trainee:
             self.captured.reset()
             return self.captured
         config, dtype = self.config, self.machine.choice.dtype
-        arguments = self.net, self.forward, config.optim, self.batch_size, dtype, config.seed
+        options = (config.optim, self.batch_size, dtype, config.seed)
+        if self.world.size > 1:
+            from speedrun.methods import parallel
+
+            if self.parallel is None:
+                assert isinstance(self.forward, nn.Module)  # what torch.compile makes of a module is one
+                self.parallel = parallel.wrap(self.forward, self.machine.choice.device)
+            return parallel.ParallelStep(self.world, self.net, self.parallel, *options)
         if self.proxy is None:
-            return PlainStep(*arguments)
+            return PlainStep(self.net, self.forward, *options)
         plain = dataclasses.replace(config.optim, ema=0.0, lookahead=0, sam=0.0)
         proxy = Proxy(self.proxy, self.proxy, plain, self.batch_size, dtype)
-        return SelectiveStep(proxy, config.select, *arguments)
+        return SelectiveStep(proxy, config.select, self.net, self.forward, *options)
 
     def _proxy(self) -> nn.Module | None:
         """The net that picks images, new from its seed; None where none are picked."""
@@ -137,7 +151,8 @@ class Trainee:
 
     def evaluator(self, images: Tensor, net: nn.Module | None = None) -> Evaluator:
         """Scores uint8 `images` with `net` (default: the trained one)."""
-        return Evaluator(
+        make = Evaluator if self.world.size == 1 else partial(SharedEvaluator, self.world)
+        return make(
             net or self.net,
             images,
             normalization=self.normalization,
@@ -180,6 +195,8 @@ class Trainee:
         if self.compiled:  # by an earlier run of this process
             return (None if self.forward is self.net else True), ""
         warm, problems = None, []
+        if self.world.size > 1 and self.config.distributed.sync_batch_norm:
+            return None, "a net with distributed.sync_batch_norm is not compiled: going on in eager mode"
         if self.config.compile != "captured":
             warm, problem = self._compile(limit_seconds)
             problems.append(problem)
@@ -189,10 +206,11 @@ class Trainee:
 
     def _compile(self, limit_seconds: float) -> tuple[bool | None, str]:
         stream, sizes = self.stream(), sorted(set(self.resolutions))
+        config, dtype = self.config, self.machine.choice.dtype
 
         def warm_up(forward: Forward) -> None:
-            self.forward = forward
-            step = self.step()
+            # By itself, even on several devices: one that takes too long must not leave the others waiting.
+            step = PlainStep(self.net, forward, config.optim, self.batch_size, dtype, config.seed)
             for size in sizes:
                 step(stream.next(size), 0.0)
 
@@ -202,6 +220,8 @@ class Trainee:
     def _capture(self) -> str:
         """Capture the step, if this can be; the problem in one line, empty where nobody asked for what cannot be."""
         asked = self.config.compile == "captured"
+        if self.world.size > 1:  # nobody has seen a graph with collectives in it give the right numbers here
+            return "a step on several devices is not captured: going on in eager mode" if asked else ""
         if self.machine.choice.device.type != "cuda":
             return "a step is captured on CUDA alone: going on in eager mode" if asked else ""
         if not compilation.capturable(self.config):
@@ -212,11 +232,14 @@ class Trainee:
         return problem
 
 
-def build(config: Config, machine: Machine, earlier: Trainee | None = None) -> Trainee:
+def build(config: Config, machine: Machine, earlier: Trainee | None = None, world: World | None = None) -> Trainee:
     """The net of a planned config, initialised from its seed, on the machine's device.
 
     earlier: of the same machine; it is used again, with its compiled code and its graphs, where only the seed differs.
+    world: the ranks that train it together; None, this process alone.
     """
+    world = world or World()
+    require(world.size == 1 or not config.select.picks, "select.share picks images on one device alone: leave it at 1")
     images, drawn = machine.train_images, config.select.batches * (config.batch_size or 0)
     require(drawn <= len(images), f"select.share draws {drawn:,} images a step, there are {len(images):,}")
     net = _built(config.model, machine, config.seed, "init")
@@ -224,7 +247,11 @@ def build(config: Config, machine: Machine, earlier: Trainee | None = None) -> T
         earlier.begin(config, net.state_dict())
         return earlier
     normalization = Normalization.of(images) if config.normalise else Normalization.none(images.device)
-    return Trainee(config, machine, net, net, normalization, copy.deepcopy(net.state_dict()))
+    if world.size > 1 and config.distributed.sync_batch_norm:
+        from speedrun.methods.parallel import synchronise_statistics
+
+        synchronise_statistics(net)
+    return Trainee(config, machine, net, net, normalization, copy.deepcopy(net.state_dict()), world=world)
 
 
 def _built(model: ModelConfig, machine: Machine, seed: int, name: str) -> nn.Module:

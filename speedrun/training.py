@@ -54,6 +54,7 @@ class Training:
         self.screen, self.signals, self.outcome = screen, signals, outcome
         self.reserve, self.governor = reserve, governor
         self.validator = validator
+        self.world, self._signal = trainee.world, 0.0
         self.window = Window(trainee.machine.choice.device)
         self._prepare()
         # A checkpoint holds weights, momenta and perhaps averages.
@@ -104,7 +105,7 @@ class Training:
 
     def run(self, metrics: MetricsWriter) -> bool:
         """Take steps; False if a signal ended it before the end of the schedule."""
-        total = self.pacer.plan(self.clock.remaining() - self.reserve())
+        total = self.pacer.plan(*self._lead(self.clock.remaining() - self.reserve()))
         self.screen.begin(self.clock.seconds, self.pacer.steps + total, self.clock.elapsed())
         finished = train(
             self.step,
@@ -112,9 +113,10 @@ class Training:
             self.pacer,
             self.clock,
             reserve=self.reserve,
-            stop=lambda: self.signals.received is not None or (self.validator is not None and self.validator.stop),
+            stop=lambda: self._signalled or (self.validator is not None and self.validator.stop),
             report=lambda report: self._after_step(report, metrics),
             window=self.window,
+            lead=self._lead,
         )
         if self.validator:
             self.validator.restore()
@@ -123,6 +125,19 @@ class Training:
         if summary := self._divergence.summary():
             self.screen.warn(summary)
         return finished
+
+    def _lead(self, *seconds: float) -> tuple[float, ...]:
+        """The first rank's seconds decide; a signal to any rank is one to all, from this step on."""
+        if self.world.size == 1:
+            return seconds
+        mine = seconds if self.world.leads else [-math.inf] * len(seconds)
+        *led, self._signal = self.world.most(*mine, self.signals.received or 0)
+        return tuple(led)
+
+    @property
+    def _signalled(self) -> bool:
+        """Whether a signal ends the training, on all ranks before the same step."""
+        return self.signals.received is not None if self.world.size == 1 else self._signal > 0
 
     def take_smaller_batches(self, before: int) -> None:
         """Go on after the trainee's batch was made smaller than `before`: state stays, the place in the epoch too."""
@@ -140,6 +155,7 @@ class Training:
         if not (self.validator and self.validator.due(report.progress)):
             return
         self.window.drain()  # what is queued is training's
+        self.step.settle()
         assert self.outcome.train_seconds is not None
         try:
             self.validator.score(report.step, report.progress, report.epoch, self.outcome.train_seconds)

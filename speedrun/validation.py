@@ -24,9 +24,9 @@ class Validator:
     """Scores held-out images several times, spread evenly over the progress of a run.
 
     evaluator, labels: of the images held out. image_seconds: what one takes to score. seconds: of the training that
-    all this may take `SHARE` of, infinite for no bound. Once `stop` is true, accuracy has not risen by
-    `config.delta` for `config.patience` scores. The best weights are kept where there is a patience. Where not all
-    images are scored, it is the first of them.
+    all this may take `SHARE` of, infinite for no bound. path: of the file of scores, None for none. Once `stop` is
+    true, accuracy has not risen by `config.delta` for `config.patience` scores. The best weights are kept where there
+    is a patience. Where not all images are scored, it is the first of them.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Validator:
         *,
         image_seconds: float,
         seconds: float,
-        path: Path,
+        path: Path | None,
     ) -> None:
         affordable = SHARE * seconds / max(config.times * image_seconds, 1e-9)
         count = min(len(labels), max(LEAST_IMAGES, int(min(affordable, 1e9))))
@@ -71,7 +71,8 @@ class Validator:
             self.best, self._best_at = self.scores[-1], len(self.scores)
             if self.config.patience is not None:
                 self._best_weights = copy.deepcopy(self.evaluator.net.state_dict())
-        append_lines(self.path, as_line(self.scores[-1]))
+        if self.path is not None:
+            append_lines(self.path, as_line(self.scores[-1]))
         return reached
 
     def restore(self) -> None:
@@ -89,4 +90,5 @@ class Validator:
         self.scores = [Score(**score) for score in state["scores"]]
         self._best_at, self._best_weights = state["best_at"], state["best_weights"]
         self.best = self.scores[self._best_at - 1] if self._best_at else None
-        write_text(self.path, "".join(map(as_line, self.scores)))
+        if self.path is not None:
+            write_text(self.path, "".join(map(as_line, self.scores)))

@@ -72,3 +72,27 @@ def one_line(text: str) -> str:
     lines = text.splitlines()
     assert len(lines) == 1, f"expected one line, got {len(lines)}:\n{text}"
     return lines[0]
+
+
+def torchrun(
+    count: int, arguments: list[str], *, options: tuple[str, ...] = (), env: dict[str, str] | None = None
+) -> "subprocess.Popen[str]":
+    """Start `torchrun` with so many processes on this machine, one thread each, that run `python ARGUMENTS`."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", *options]
+    return start([*launcher, *arguments], env={**(env or environment()), "OMP_NUM_THREADS": "1"})
+
+
+def ranks(count: int, *arguments: object, limit: float = 120) -> Ended:
+    """Run `torchrun -m speedrun ARGUMENTS` with so many processes to its end."""
+    began = time.monotonic()
+    process = torchrun(count, ["-m", "speedrun", *map(str, arguments)])
+    return ended(process, began, limit)
+
+
+def ended(process: "subprocess.Popen[str]", began: float, limit: float = 120) -> Ended:
+    """Wait for a process that was started at `began`, monotonic."""
+    try:
+        stdout, stderr = process.communicate(timeout=limit)
+    finally:
+        process.kill()
+    return Ended(process.returncode, stdout, stderr, time.monotonic() - began)

@@ -14,7 +14,7 @@ from speedrun.losses import cross_entropy
 from speedrun.methods.average import Average, Lookahead
 from speedrun.methods.guard import Guard
 from speedrun.methods.sharpness import Ascent
-from speedrun.optim import Optimizers
+from speedrun.optim import Muon, Optimizers
 from speedrun.stream import Batch
 
 
@@ -25,6 +25,8 @@ class PlainStep:
     Gradients are scaled and unscaled where the compute dtype is float16, which can underflow. A batch whose gradients
     are not finite is left out. seed: of the dropout.
     """
+
+    muon: type[Muon] = Muon
 
     def __init__(
         self,
@@ -40,7 +42,7 @@ class PlainStep:
         self.config = config
         self.batch_size = batch_size
         self.device = next(net.parameters()).device
-        self.optimizers = Optimizers(net, config, batch_size, dtype)
+        self.optimizers = Optimizers(net, config, batch_size, dtype, self.muon)
         self._names = {id(parameter): name for name, parameter in net.named_parameters()}
         self.guard = Guard(net, scaled=dtype == torch.float16)
         self.ascent = Ascent(net, config.sam, config.sam_adaptive) if config.sam else None
@@ -110,7 +112,7 @@ class PlainStep:
         self.guard.after()
         if self.config.clip:
             # Of the mean loss, whose gradient this is the sum of.
-            nn.utils.clip_grad_norm_(self.net.parameters(), self.config.clip * len(batch.labels))
+            nn.utils.clip_grad_norm_(self.net.parameters(), self.config.clip * self.images(batch))
         for optimizer in self.optimizers.members:
             optimizer.step()
         self.optimizers.zero_grad()
@@ -124,6 +126,13 @@ class PlainStep:
         loss = cross_entropy(logits, batch.labels, self.config.label_smoothing, batch.weights)
         self.guard.scaled(loss).backward()
         return logits, loss
+
+    def images(self, batch: Batch) -> int:
+        """How many images the gradient is of."""
+        return len(batch.labels)
+
+    def settle(self) -> None:
+        """Make the running statistics those of all that was trained on: before a net is scored or saved."""
 
     def state(self) -> dict[str, Any]:
         """All that the step carries from batch to batch beside the net: tensors and plain values for a checkpoint."""

@@ -6,7 +6,7 @@ At widths 20/40/80/160 with two blocks each and 10 classes: 150,690 parameters. 
 from torch import Tensor, nn
 
 from speedrun.config import ModelConfig
-from speedrun.models.layers import ACTIVATIONS, Conv2d, Linear
+from speedrun.models.layers import ACTIVATIONS, BatchNorm2d, Conv2d, Linear
 
 
 class Separable(nn.Module):
@@ -16,7 +16,7 @@ class Separable(nn.Module):
         super().__init__()
         self.depthwise = Conv2d(channels_in, channels_in, stride=stride, groups=channels_in, bias=False)
         self.pointwise = Conv2d(channels_in, channels_out, kernel_size=1, bias=False)
-        self.norm = nn.BatchNorm2d(channels_out)
+        self.norm = BatchNorm2d(channels_out)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.pointwise(self.depthwise(x)))
@@ -34,7 +34,7 @@ class Block(nn.Module):
         if stride != 1 or channels_in != channels_out:
             self.skip = nn.Sequential(
                 Conv2d(channels_in, channels_out, kernel_size=1, stride=stride, bias=False),
-                nn.BatchNorm2d(channels_out),
+                BatchNorm2d(channels_out),
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ class DSNet(nn.Module):
     ) -> None:
         super().__init__()
         self.stem = Conv2d(3, widths[0], bias=False)
-        self.norm = nn.BatchNorm2d(widths[0])
+        self.norm = BatchNorm2d(widths[0])
         self.activation = ACTIVATIONS[activation]
         layers: list[nn.Module] = []
         channels = widths[0]

@@ -4,6 +4,7 @@ That is mixed precision without autocast: the casts are in the open, a captured 
 operations as eager, and the optimiser always updates float32 weights.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from kernels.activation import ACTIVATIONS
 from kernels.conv_fp8 import conv_fp8
 from kernels.pool_norm import pool_norm
 
-__all__ = ["ACTIVATIONS", "BatchNorm", "Conv", "Conv2d", "Linear", "Whitening"]
+__all__ = ["ACTIVATIONS", "BatchNorm", "BatchNorm2d", "Conv", "Conv2d", "Linear", "Whitening"]
 
 
 class Conv2d(nn.Conv2d):
@@ -58,7 +59,38 @@ class Conv(Conv2d):
         return super().forward(x)
 
 
-class BatchNorm(nn.BatchNorm2d):
+class BatchNorm2d(nn.BatchNorm2d):
+    """torch's batch normalisation, (N, C, H, W) of any float dtype, which may span several devices.
+
+    add_up: adds a float32 tensor up over the devices that train together, and its gradient too; None, as it is at
+    first: statistics are of this device's part of the batch alone.
+    """
+
+    add_up: Callable[[Tensor], Tensor] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.add_up is None or not self.training:
+            return super().forward(x)
+        assert self.num_batches_tracked is not None
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.momentum is not None
+        wide = x.float()
+        # Twice over the map, so that a mean far from zero costs the variance no digits.
+        own = torch.cat([wide.sum((0, 2, 3)), wide.new_tensor([x.numel() / x.shape[1]])])
+        *_, count = sums = self.add_up(own)
+        mean = sums[:-1] / count
+        centred = wide - mean[:, None, None]
+        variance = self.add_up(centred.square().sum((0, 2, 3))) / count
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+
+
+class BatchNorm(BatchNorm2d):
     """Batch normalisation with its scale fixed at 1 and a trained bias; statistics and bias in float32.
 
     momentum: weight of the newest batch in the running averages. 0.4 is high because a run has few steps.
@@ -78,9 +110,9 @@ class BatchNorm(nn.BatchNorm2d):
     def activated(self, x: Tensor, activation: str, *, pool: int = 1, fused: bool = False) -> Tensor:
         """(N, C, S, S) pooled by `pool`, normalised and activated: (N, C, S // pool, S // pool).
 
-        fused: by Triton kernels where those run, always with the statistics of the batch.
+        fused: by Triton kernels where those run, always with the statistics of this device's batch.
         """
-        if fused:
+        if fused and self.add_up is None:
             return pool_norm(x, **self.taken(), activation=activation, pool=pool)
         # Pooling before BN and activation: they then touch a quarter of the bytes.
         return ACTIVATIONS[activation](self(F.max_pool2d(x, pool) if pool > 1 else x))

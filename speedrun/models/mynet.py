@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speedrun.config import ModelConfig
-from speedrun.models.layers import ACTIVATIONS, Conv2d, Linear
+from speedrun.models.layers import ACTIVATIONS, BatchNorm2d, Conv2d, Linear
 
 HIDDEN = 512
 # Side in pixels of the map that the linear layers see: what three halvings leave of 32.
@@ -20,7 +20,7 @@ class Stage(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, activation: str) -> None:
         super().__init__()
         self.conv = Conv2d(channels_in, channels_out, bias=True)
-        self.norm = nn.BatchNorm2d(channels_out)
+        self.norm = BatchNorm2d(channels_out)
         self.activation = ACTIVATIONS[activation]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -33,9 +33,9 @@ class Branch(nn.Module):
     def __init__(self, channels: int, activation: str) -> None:
         super().__init__()
         self.depthwise = Conv2d(channels, channels, groups=channels, bias=True)
-        self.depthwise_norm = nn.BatchNorm2d(channels)
+        self.depthwise_norm = BatchNorm2d(channels)
         self.pointwise = Conv2d(channels, channels, kernel_size=1, bias=True)
-        self.pointwise_norm = nn.BatchNorm2d(channels)
+        self.pointwise_norm = BatchNorm2d(channels)
         self.activation = ACTIVATIONS[activation]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speedrun.config import ModelConfig
-from speedrun.models.layers import ACTIVATIONS, Conv2d, Linear
+from speedrun.models.layers import ACTIVATIONS, BatchNorm2d, Conv2d, Linear
 
 
 class Block(nn.Module):
@@ -20,14 +20,14 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.conv1 = Conv2d(channels_in, channels_out, kernel, stride, bias=False)
-        self.norm1 = nn.BatchNorm2d(channels_out)
+        self.norm1 = BatchNorm2d(channels_out)
         self.conv2 = Conv2d(channels_out, channels_out, kernel, bias=False)
-        self.norm2 = nn.BatchNorm2d(channels_out)
+        self.norm2 = BatchNorm2d(channels_out)
         self.activation = ACTIVATIONS[activation]
         self.skip: nn.Module = nn.Identity()
         if stride != 1 or channels_in != channels_out:
             self.skip = nn.Sequential(
-                Conv2d(channels_in, channels_out, skip_kernel, stride, bias=False), nn.BatchNorm2d(channels_out)
+                Conv2d(channels_in, channels_out, skip_kernel, stride, bias=False), BatchNorm2d(channels_out)
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class ResNet(nn.Module):
         super().__init__()
         imagenet = stem == "imagenet"
         self.stem = Conv2d(3, widths[0], 7 if imagenet else 3, 2 if imagenet else 1, bias=False)
-        self.norm = nn.BatchNorm2d(widths[0])
+        self.norm = BatchNorm2d(widths[0])
         self.activation = ACTIVATIONS[activation]
         self.stem_pool = nn.MaxPool2d(3, stride=2, padding=1) if imagenet else nn.Identity()
         layers: list[nn.Module] = []

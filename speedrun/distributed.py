@@ -1,0 +1,263 @@
+"""Ranks: the processes that torchrun starts for one job, and what they tell each other, by torch.distributed.
+
+A world of one, which is what there is without a launcher, costs nothing: every question is answered on the spot, torch
+is not imported and no process group is made. What ranks tell each other about time and order goes over gloo, on the
+host; gradients and logits go over NCCL where they lie on GPUs.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from speedrun.errors import SpeedrunError, UsageError
+from speedrun.sentinel import Sentinel
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.distributed import TCPStore
+
+T = TypeVar("T")
+
+JOIN_SECONDS = 120.0  # until the last rank must be there
+# Nobody waits that long: the sentinels end what hangs, and name it, which a collective that times out cannot.
+PATIENCE = timedelta(days=7)
+_CLOSED = 1 << 30  # a counter that hands out nothing more
+
+
+@dataclass
+class World:
+    """The ranks of one job, seen from one of them.
+
+    rank: 0 to size - 1; rank 0 leads: it decides, writes and draws. local_rank, local_size: among those of this
+    machine. restarts: how often the launcher has started the job anew.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    restarts: int = 0
+    sentinel: Sentinel | None = field(default=None, init=False, repr=False, compare=False)
+    _store: "TCPStore | None" = field(default=None, init=False, repr=False, compare=False)
+    _queues: int = field(default=0, init=False, repr=False, compare=False)
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def joined(self) -> bool:
+        return self._store is not None
+
+    def join(self) -> None:
+        """Meet the other ranks; a world of one has met. SpeedrunError where some do not come."""
+        if self.size == 1 or self.joined:
+            return
+        import torch
+        from torch import distributed
+
+        try:
+            self._store = self._connect(master=True)
+            self.sentinel = Sentinel(self.rank, self.size, self._connect(), f"{self.restarts}/")
+            self.sentinel.wait_for_all(JOIN_SECONDS)
+            # Both from the start: which device a rank takes is chosen later.
+            backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+            distributed.init_process_group(
+                backend,
+                store=distributed.PrefixStore(f"group/{self.restarts}", self._store),
+                rank=self.rank,
+                world_size=self.size,
+                timeout=PATIENCE,
+            )
+        except RuntimeError as error:  # all that torch raises of stores and groups
+            raise SpeedrunError(f"the ranks do not find each other: {str(error).partition(chr(10))[0]}") from error
+        self.sentinel.start()
+
+    def _connect(self, master: bool = False) -> "TCPStore":
+        """A connection of its own to the launcher's store, or to the first rank's where no launcher keeps one."""
+        from torch.distributed import TCPStore
+
+        kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        return TCPStore(
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            is_master=master and self.leads and not kept,
+            wait_for_workers=False,
+            timeout=timedelta(seconds=JOIN_SECONDS),
+        )
+
+    def watch(self, stall_seconds: float | None) -> None:
+        """From here a rank that is behind the others for so long ends the job; None: ranks work apart."""
+        if self.sentinel is not None:
+            self.sentinel.stall_seconds = stall_seconds
+
+    def on_end(self, call: Callable[[int], None]) -> None:
+        """What to do, given the exit code, before the sentinel ends this process."""
+        if self.sentinel is not None:
+            self.sentinel.on_end = call
+
+    def leave(self) -> None:
+        """Nothing more is expected of this rank, and nothing of the others."""
+        if self.sentinel is not None:
+            self.sentinel.leave()
+
+    def tells(self, text: str, code: int) -> bool:
+        """End the job on all ranks with `code`; whether this rank is to print why. One does, the first where it can."""
+        return self.leads if self.sentinel is None else self.sentinel.tell(text, code)
+
+    def decide(self, make: Callable[[], T]) -> T:
+        """What the first rank makes, on all ranks: plain values or tensors on the CPU. Its errors end the job."""
+        if self.size == 1:
+            return make()
+        from torch.distributed import broadcast_object_list
+
+        box: list[Any] = [make() if self.leads else None]
+        self._count()
+        broadcast_object_list(box)
+        return box[0]
+
+    def most(self, *numbers: float) -> tuple[float, ...]:
+        """The largest of each number over all ranks."""
+        if self.size == 1:
+            return numbers
+        import torch
+        from torch.distributed import ReduceOp, all_reduce
+
+        held = torch.tensor(numbers, dtype=torch.float64)
+        self._count()
+        all_reduce(held, ReduceOp.MAX)
+        return tuple(held.tolist())
+
+    def lead(self, *numbers: float) -> tuple[float, ...]:
+        """The first rank's numbers."""
+        return self.most(*(numbers if self.leads else [float("-inf")] * len(numbers)))
+
+    def gather(self, value: T) -> list[T]:
+        """The value of each rank, in their order: plain values or tensors on the CPU."""
+        if self.size == 1:
+            return [value]
+        from torch.distributed import all_gather_object
+
+        values: list[Any] = [None] * self.size
+        self._count()
+        all_gather_object(values, value)
+        return values
+
+    def sum_(self, tensor: "Tensor") -> "Tensor":
+        """Add up a tensor of one shape over all ranks, in place, on its device."""
+        if self.size > 1:
+            from torch.distributed import all_reduce
+
+            self._count()
+            all_reduce(tensor)
+        return tensor
+
+    def exchange(self, own: "Tensor", largest: int) -> list["Tensor"]:
+        """The tensor of each rank, padded to `largest` rows: they are of any dtype and one shape but for their rows."""
+        import torch
+        from torch.distributed import all_gather
+
+        sent = own.new_zeros((largest, *own.shape[1:]))
+        sent[: len(own)] = own
+        received = list(own.new_empty((self.size, *sent.shape)))
+        self._count()
+        # As bytes: gloo does not take every dtype.
+        all_gather([rows.view(-1).view(torch.uint8) for rows in received], sent.view(-1).view(torch.uint8))
+        return received
+
+    def part(self, count: int, rank: int | None = None) -> slice:
+        """The share of `count` rows that is this rank's, or another's; the shares differ by one row at most."""
+        rank = self.rank if rank is None else rank
+        return slice(rank * count // self.size, (rank + 1) * count // self.size)
+
+    def queue(self, count: int) -> Iterator[int]:
+        """Numbers from 0 to `count` - 1: each goes to one rank, the next one to whoever asks for it.
+
+        All ranks make the same queues in the same order.
+        """
+        if self.size == 1:
+            yield from range(count)
+            return
+        assert self._store is not None
+        self._queues += 1
+        while (number := self._store.add(self._queue_key, 1) - 1) < count:
+            yield number
+
+    def close_queue(self) -> None:
+        """Hand out nothing more of the newest queue, on any rank."""
+        if self._store is not None:
+            self._store.add(self._queue_key, _CLOSED)
+
+    @property
+    def _queue_key(self) -> str:
+        return f"{self.restarts}/queue/{self._queues}"
+
+    def remember(self, name: str, value: str) -> None:
+        """Keep a text for the time after a restart. Only the first rank does."""
+        if self._store is not None and self.leads:
+            self._store.set(f"kept/{name}", value)
+
+    def remembered(self, name: str) -> str | None:
+        """What was kept before the launcher started the job anew; None if nothing was."""
+        if self._store is None or not self.restarts or not self._store.check([f"kept/{name}"]):
+            return None
+        return self._store.get(f"kept/{name}").decode()
+
+    def await_verdict(self) -> None:
+        """After a collective has failed: be ended by the sentinel, which knows who is gone. Returns if it does not."""
+        if self.sentinel is not None:
+            self.sentinel.join_verdict()
+
+    def _count(self) -> None:
+        if self.sentinel is not None:
+            self.sentinel.calls += 1
+
+
+def read(variables: Mapping[str, str]) -> World:
+    """The world that a launcher's variables describe, of one where they name none. Raises UsageError."""
+
+    def number(name: str, default: int | None = None) -> int:
+        text = variables.get(name)
+        if text is None and default is not None:
+            return default
+        if text is None or not text.isdecimal():
+            raise UsageError(f"{name} must be a number, not {text or 'missing'}: start several processes by torchrun")
+        return int(text)
+
+    size = number("WORLD_SIZE", 1)
+    if size <= 1:
+        return World()
+    world = World(
+        rank=number("RANK"),
+        size=size,
+        local_rank=number("LOCAL_RANK", 0),
+        local_size=number("LOCAL_WORLD_SIZE", 1),
+        restarts=number("TORCHELASTIC_RESTART_COUNT", 0),
+    )
+    if world.rank >= size:
+        raise UsageError(f"RANK {world.rank} does not go with WORLD_SIZE {size}")
+    if "MASTER_ADDR" not in variables:
+        raise UsageError("MASTER_ADDR is missing: start several processes by torchrun")
+    number("MASTER_PORT")
+    return world
+
+
+@cache
+def here() -> World:
+    """The world of this process. Raises UsageError."""
+    return read(os.environ)
+
+
+def count_collective() -> None:
+    """Tell the sentinel of a collective that is asked for elsewhere."""
+    here()._count()
+
+
+def agree_on_start(world: World, started: float) -> float:
+    """Seconds by which the first of all ranks began earlier than this one, which began at `started` (monotonic)."""
+    age = time.monotonic() - started
+    return max(0.0, world.most(age)[0] - age)

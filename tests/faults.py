@@ -1,0 +1,77 @@
+"""Runs the command line in a process that torchrun started, and lets its rank 1 fail in its first life.
+
+    python tests/faults.py FAULT ARGUMENTS
+
+Faults, after five steps: kill (at once), late-kill (once there is a checkpoint in the folder of --out), stall, nan (a
+batch of no numbers), signal (SIGTERM, to this rank alone), memory (none is left); or images: it has others.
+"""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from speedrun import __main__, stream
+from speedrun.trainee import Trainee
+from speedrun.training import Training
+
+STEPS = 5
+
+
+def fail(fault: str) -> None:
+    """What happens once in rank 1."""
+    if fault == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if fault == "stall":
+        time.sleep(600)
+    if fault == "signal":
+        os.kill(os.getpid(), signal.SIGTERM)
+    if fault == "memory":
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def after_steps(fault: str, out: Path) -> None:
+    after = Training._after_step
+
+    def failing(self: Training, report: Any, metrics: Any) -> float:
+        if fault == "late-kill":
+            if (out / "checkpoint.pt").exists():
+                fail("kill")
+        elif report.step == STEPS:
+            fail(fault)
+        return after(self, report, metrics)
+
+    Training._after_step = failing  # type: ignore[method-assign]
+
+
+def spoil_a_batch() -> None:
+    made = stream.Stream._made
+
+    def spoilt(self: stream.Stream, *arguments: Any) -> stream.Batch:
+        batch = made(self, *arguments)
+        if self.batches == STEPS:
+            batch.images.fill_(float("nan"))
+        return batch
+
+    stream.Stream._made = spoilt  # type: ignore[method-assign]
+
+
+def main() -> None:
+    fault, out = sys.argv[1], [word.removeprefix("--out=") for word in sys.argv if word.startswith("--out=")]
+    del sys.argv[1]
+    if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        if fault == "nan":
+            spoil_a_batch()
+        elif fault == "images":
+            Trainee.images_seen = lambda self: {"images": 1}  # type: ignore[method-assign]
+        else:
+            after_steps(fault, Path(out[0]))
+    __main__.main()
+
+
+if __name__ == "__main__":
+    main()

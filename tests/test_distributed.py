@@ -1,0 +1,210 @@
+"""Ranks that torchrun starts, as others see them: gloo, a thread each, on the CPU."""
+
+import json
+import time
+from itertools import chain, pairwise
+from pathlib import Path
+
+import pytest
+from conftest import read_record
+from processes import ROOT, TINY_NET, Ended, ended, environment, one_line, ranks, run, speedrun, torchrun
+
+from speedrun import distributed, metrics
+from speedrun.distributed import World
+from speedrun.errors import BudgetError, UsageError
+from speedrun.methods.parallel import deal
+
+SETTINGS = (*TINY_NET, "--dtype=float32")
+# Everything that a step or a run carries along, and a batch that 4 ranks cannot share evenly.
+RICH = (
+    "--set=distributed.sync_batch_norm=true",
+    "--set=optim.ema=0.8",
+    "--set=optim.clip=0.5",
+    "--set=augment.mixup=0.5",
+    "--set=augment.mix_per=batch",
+    "--set=validation.count=3",
+)
+LAUNCHED = {"WORLD_SIZE": "4", "RANK": "2", "LOCAL_RANK": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+
+
+def words(tiny_data: Path, out: Path, *more: str) -> list[str]:
+    return [f"--dataset={tiny_data}", f"--out={out}", *SETTINGS, *more]
+
+
+def faulty(fault: str, arguments: list[str], *options: str, limit: float = 90) -> Ended:
+    """Two ranks, the second of which fails on purpose; see `faults.py`."""
+    began = time.monotonic()
+    command = [str(ROOT / "tests" / "faults.py"), fault, *arguments]
+    return ended(torchrun(2, command, options=options), began, limit)
+
+
+def ours(text: str) -> str:
+    """The one line among a launcher's own that is the program's."""
+    return one_line("\n".join(line for line in text.splitlines() if line.startswith("speedrun: ")))
+
+
+def test_without_a_launcher_there_is_one_rank():
+    assert distributed.read({}) == distributed.read({"WORLD_SIZE": "1", "RANK": "0"}) == World()
+    found = distributed.read({**LAUNCHED, "LOCAL_WORLD_SIZE": "4", "TORCHELASTIC_RESTART_COUNT": "1"})
+    assert found == World(rank=2, size=4, local_rank=2, local_size=4, restarts=1)
+
+
+@pytest.mark.parametrize("changes", [{"RANK": "4"}, {"RANK": ""}, {"WORLD_SIZE": "two"}, {"MASTER_PORT": "http"}])
+def test_variables_that_make_no_sense_are_refused(changes: dict[str, str]):
+    with pytest.raises(UsageError):
+        distributed.read({**LAUNCHED, **changes})
+
+
+def test_variables_that_make_no_sense_are_one_line_and_exit_2():
+    found = speedrun("--dry-run", env=environment(WORLD_SIZE="2", RANK=None))
+    assert found.code == 2
+    assert "torchrun" in one_line(found.stderr)
+
+
+def test_one_rank_answers_by_itself():
+    world = World()
+    assert world.decide(lambda: 7) == 7
+    assert world.most(1.0, 2.0) == world.lead(1.0, 2.0) == (1.0, 2.0)
+    assert world.gather("all") == ["all"]
+    assert list(world.queue(3)) == [0, 1, 2]
+    assert world.part(50) == slice(0, 50)
+
+
+def test_the_parts_of_all_ranks_are_the_whole():
+    rows = list(range(50))
+    parts = [rows[World(rank=rank, size=4).part(50)] for rank in range(4)]
+    assert list(chain(*parts)) == rows
+    assert {len(part) for part in parts} == {12, 13}
+
+
+def test_filters_are_dealt_so_that_no_rank_has_far_more_to_do():
+    shapes = ((256, 2304), (256, 576), (64, 576), (256, 2304), (256, 2304), (64, 216))
+    owners = deal(shapes, 3)
+    assert sorted(owners[position] for position in (0, 3, 4)) == [0, 1, 2]
+    assert deal(shapes[:1], 4) == (0,)
+
+
+def test_an_error_of_a_budget_survives_the_way_to_another_rank():
+    import pickle
+
+    error = pickle.loads(pickle.dumps(BudgetError("too few", 3.0)))
+    assert (str(error), error.least_seconds) == ("too few", 3.0)
+
+
+def test_a_process_alone_makes_no_group(tiny_data: Path, tmp_path: Path):
+    code = f"""
+import sys, time
+from speedrun import cli
+assert cli.main({words(tiny_data, tmp_path / "out", "--steps=2", "--quiet")!r}, time.monotonic()) == 0
+import torch.distributed
+print(torch.distributed.is_initialized(), "speedrun.methods.parallel" in sys.modules)
+"""
+    assert one_line(run(["-c", code]).stdout) == "False False"
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("alone") / "out"
+    assert speedrun(*words(tiny_data, out, "--steps=20", "--quiet", *RICH)).code == 0
+    return out
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_ranks_together_train_as_one_alone(count: int, alone: Path, tiny_data: Path, tmp_path: Path):
+    """Losses, validation and accuracy: the same order, images, update, averages and statistics."""
+    found = ranks(count, *words(tiny_data, tmp_path / "out", "--steps=20", *RICH))
+    assert found.code == 0, found.stderr
+    assert found.stdout.count("speedrun, complete") == 1  # one rank tells
+    ours, theirs = (metrics.read(folder / "metrics.jsonl") for folder in (tmp_path / "out", alone))
+    for name in ("loss", "accuracy", "progress", "epoch"):
+        assert [line[name] for line in ours] == pytest.approx([line[name] for line in theirs], rel=1e-4), name
+    record, single = read_record(tmp_path / "out"), read_record(alone)
+    assert record["accuracy_plain"] == pytest.approx(single["accuracy_plain"], abs=0.006)  # one image of 200
+    assert _curve(tmp_path / "out") == pytest.approx(_curve(alone), abs=0.02)
+    assert (record["world_size"], record["backend"], single["world_size"]) == (count, "gloo", 1)
+    assert len(record["rank_images_per_second"]) == count
+    assert sum(record["rank_images_per_second"]) == pytest.approx(record["images_per_second"], rel=0.2)
+
+
+def _curve(folder: Path) -> list[float]:
+    return [json.loads(line)["accuracy"] for line in (folder / "validation.jsonl").read_text().splitlines()]
+
+
+def test_ranks_keep_one_deadline(tiny_data: Path, tmp_path: Path):
+    """Counted from the launcher's start; with statistics of each rank's part."""
+    found = ranks(2, *words(tiny_data, tmp_path / "out", "--seconds=14"))
+    assert found.code == 0, found.stderr
+    assert found.seconds < 14 + 1.5  # the launcher itself takes a while to see that they have ended
+    record = read_record(tmp_path / "out")
+    assert record["status"] == "complete"
+    assert 10 < record["wall_seconds"] <= 14
+    lines = metrics.read(tmp_path / "out" / "metrics.jsonl")
+    assert lines[-1]["progress"] == 1.0
+    assert record["accuracy"] > 0.9
+
+
+def test_a_budget_that_is_too_small_is_refused_once(tiny_data: Path, tmp_path: Path):
+    found = ranks(2, *words(tiny_data, tmp_path / "out", "--seconds=2"))
+    assert "2 s are too few here" in ours(found.stderr)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_rank_that_dies_ends_the_job_with_one_line_and_whole_files(tiny_data: Path, tmp_path: Path):
+    found = faulty("kill", words(tiny_data, tmp_path / "out", "--steps=100000"))
+    assert found.code == 1
+    assert found.seconds < 30  # of which 15 from the death, and the rest to start
+    assert ours(found.stderr) == "speedrun: rank 1 is lost: no sign of life for 6 s"
+    assert read_record(tmp_path / "out")["status"] == "failed"
+    assert 'Traceback (most recent call last):\n  File "/' not in found.stderr.partition("torch/distributed/run.py")[0]
+
+
+def test_a_rank_that_stalls_is_named(tiny_data: Path, tmp_path: Path):
+    found = faulty("stall", words(tiny_data, tmp_path / "out", "--steps=100000", "--set=distributed.stall_seconds=3"))
+    assert ours(found.stderr) == "speedrun: rank 1 is stalled: the others have waited for 3 s"
+    assert read_record(tmp_path / "out")["status"] == "failed"
+
+
+def test_a_job_that_is_started_anew_goes_on_in_the_seconds_left(tiny_data: Path, tmp_path: Path):
+    arguments = words(tiny_data, tmp_path / "out", "--seconds=40")
+    found = faulty("late-kill", arguments, "--max-restarts=1")
+    assert found.code == 0, found.stderr
+    assert found.seconds < 42
+    record = read_record(tmp_path / "out")
+    assert record["status"] == "complete"
+    lines = metrics.read(tmp_path / "out" / "metrics.jsonl")
+    assert [line["step"] for line in lines] == list(range(1, record["steps"] + 1))
+    pause = max(after["seconds"] - before["seconds"] for before, after in pairwise(lines))
+    assert pause > 1  # it did stop in between
+
+
+def test_a_batch_that_is_not_finite_on_one_rank_is_left_out_on_all(tiny_data: Path, tmp_path: Path):
+    found = faulty("nan", words(tiny_data, tmp_path / "out", "--steps=20"))
+    assert found.code == 0, found.stderr
+    losses = [line["loss"] for line in metrics.read(tmp_path / "out" / "metrics.jsonl")]
+    assert [step for step, loss in enumerate(losses, 1) if loss is None] == [5]
+    assert "1 batches were left out" in found.stdout
+
+
+def test_a_signal_to_one_rank_ends_all_of_them_well(tiny_data: Path, tmp_path: Path):
+    faulty("signal", words(tiny_data, tmp_path / "out", "--steps=100000"))
+    record = read_record(tmp_path / "out")
+    assert (record["status"], record["steps"]) == ("interrupted", 6)  # all take the step that one is in
+    assert (tmp_path / "out" / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("fault", "line"),
+    [
+        ("memory", "speedrun: rank 1: out of memory"),
+        ("images", "speedrun: rank 1: rank 1 has other training images than rank 0"),
+    ],
+)
+def test_what_one_rank_cannot_do_is_told_once(fault: str, line: str, tiny_data: Path, tmp_path: Path):
+    found = faulty(fault, words(tiny_data, tmp_path / "out", "--steps=100000"))
+    assert ours(found.stderr).startswith(line)
+
+
+def test_a_step_on_several_devices_is_not_captured(tiny_data: Path, tmp_path: Path):
+    found = ranks(2, *words(tiny_data, tmp_path / "out", "--steps=2", "--compile=captured"))
+    assert found.code == 0, found.stderr
+    assert "a step on several devices is not captured: going on in eager mode" in found.stdout
