@@ -120,6 +120,10 @@ class World:
         broadcast_object_list(box)
         return box[0]
 
+    def meet(self) -> None:
+        """Wait for all."""
+        self.most(0.0)
+
     def most(self, *numbers: float) -> tuple[float, ...]:
         """The largest of each number over all ranks."""
         if self.size == 1:
@@ -207,10 +211,13 @@ class World:
             return None
         return self._store.get(f"kept/{name}").decode()
 
-    def await_verdict(self) -> None:
-        """After a collective has failed: be ended by the sentinel, which knows who is gone. Returns if it does not."""
-        if self.sentinel is not None:
-            self.sentinel.join_verdict()
+    def await_verdict(self, error: Exception) -> None:
+        """Where an error may be of a collective that lacks a rank, be ended by the sentinel, which will know which.
+
+        Returns where it is something else.
+        """
+        if self.sentinel is not None and isinstance(error, RuntimeError):  # all that torch raises of collectives
+            self.sentinel.await_end()
 
     def _count(self) -> None:
         if self.sentinel is not None:

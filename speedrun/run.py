@@ -227,9 +227,8 @@ class Launch:
                 self._unfinished("failed", config, outcome, folder)
             raise
         except Exception as error:  # a fault of ours or of the machine: its evidence stays
-            if self.world.size > 1 and isinstance(error, RuntimeError):  # perhaps of a collective that lacks a rank
-                self.signals.gentle = True
-                self.world.await_verdict()
+            self.signals.gentle = True  # the launcher asks all to end when one is gone
+            self.world.await_verdict(error)
             self._unfinished("failed", config, outcome, folder)
             self.world.tells("", 1)
             raise

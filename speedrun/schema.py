@@ -280,6 +280,7 @@ KINDS: dict[str, Table] = {
     "kernel": {**VALUES, **{name: replace(field, required=False) for name, field in _CIRCUMSTANCES.items()}},
     "training_kernel": {**_CIRCUMSTANCES, **VALUES},
     "step": STEP,
+    "scaling_model": {**_CIRCUMSTANCES, **VALUES},
     "soak": {**_CIRCUMSTANCES, **VALUES},
     "system": VALUES,
     "evaluation": TIMINGS,

@@ -108,7 +108,7 @@ class Sentinel:
         except RuntimeError:  # the store has gone: others end for that
             return True
 
-    def join_verdict(self) -> None:
+    def await_end(self) -> None:
         """Wait to be ended, for as long as it takes to find somebody lost."""
         self._gone.wait(2 * LOST_SECONDS)
 

@@ -1,18 +1,19 @@
 """Jobs made of trainings: one machine, one budget and one folder, in which each training has a share of its own.
 
 A job is a subclass of `Job`; `run` gives it a clock, its watchdog, the data and a folder, and writes its record however
-it ends. Imports no torch: data is read in a thread while torch is being imported.
+it ends. The ranks of a launcher share the trainings out, each taking the next whole one when it is free. Imports no
+torch: data is read in a thread while torch is being imported.
 """
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speedrun import config as configs
-from speedrun import files, planner, plots, schema
+from speedrun import distributed, files, planner, plots, schema
 from speedrun import folder as folders
 from speedrun import screen as screens
 from speedrun.background import Background
@@ -56,6 +57,7 @@ class Job:
         if config.resume is not None:
             raise UsageError(f"only a single run can be resumed, not the {self.kind} job")
         self.config = config
+        self.world = distributed.here()
         self.trials: list[Trial] = []
         self.launch: Launch
         self.machine: Machine
@@ -102,13 +104,14 @@ class Job:
     def share(self, trainings: int) -> float | None:
         """An equal share of the seconds left for each of that many trainings; None without a deadline."""
         left = self.seconds_left()
-        return None if left is None else max(left, 0.0) / trainings
+        return None if left is None else max(left, 0.0) / math.ceil(trainings / self.world.size)
 
     def refuse(self, least_seconds: float, trainings: int) -> BudgetError:
         """The error that says what budget would do for that many trainings of `least_seconds` each."""
         left = self.seconds_left() or 0.0
         assert self.launch.clock.seconds is not None
-        least = math.ceil(self.launch.clock.seconds - left + 1.1 * trainings * least_seconds)
+        rounds = math.ceil(trainings / self.world.size)
+        least = math.ceil(self.launch.clock.seconds - left + 1.1 * rounds * least_seconds)
         return BudgetError(
             f"{self.launch.clock.seconds:g} s are too few here for {trainings} training(s) of {least_seconds:.1f} s "
             f"at least: --seconds {least} is the least that works",
@@ -153,6 +156,42 @@ class Job:
         """From here trainings score only the first `count` of the images held out."""
         self._outcome.machine = self.machine = self.machine.scoring(count)
         self.launch.screen.note(f"scored  {self.machine.split['scored']}")
+
+    def deal(self, count: int, take: Callable[[int], bool]) -> None:
+        """Call `take` with the numbers below `count`, in order, until it says that it is enough.
+
+        Of several ranks each takes the next number when it is free; at the end all know all trainings, and an error or
+        a signal that ended it on one of them is raised on all.
+        """
+        before, ending = len(self.trials), None
+        numbers: list[int] = []  # of each training since
+        for number in self.world.queue(count):
+            try:
+                go_on = take(number)
+            except (SpeedrunError, Interrupted) as error:
+                if self.world.size == 1:
+                    raise
+                go_on, ending = False, error
+            numbers += [number] * (len(self.trials) - before - len(numbers))
+            if not go_on:
+                self.world.close_queue()
+                break
+        if self.world.size > 1:
+            self._gather(before, numbers, ending)
+
+    def _gather(self, before: int, numbers: list[int], ending: SpeedrunError | Interrupted | None) -> None:
+        """Bring together what the ranks have trained, and what ended it."""
+        found = self.world.gather((list(zip(numbers, self.trials[before:], strict=True)), ending))
+        pairs = [pair for trained, _ in found for pair in trained]
+        for rank, (trained, _) in enumerate(found):
+            for _, trial in trained if rank != self.world.rank else ():
+                self.launch.screen.note(f"{trial.name}  {trial}")
+        self.trials[before:] = [trial for _, trial in sorted(pairs, key=lambda pair: pair[0])]
+        for _, error in found:
+            if error is not None:
+                if isinstance(error, Interrupted):
+                    self.launch.signals.received = error.exit_code - 128
+                raise error
 
     def train(
         self, name: str, config: Config, *, seconds: float | None, changes: Mapping[str, Any], keep: bool = True
@@ -211,7 +250,7 @@ class Job:
         """Count a training in, tell it, and let the watchdog know what would be left behind now."""
         self.trials.append(trial)
         self.launch.screen.note(f"{trial.name}  {trial}")
-        if self.launch.watchdog:
+        if self.launch.watchdog and self.world.leads:
             self.launch.watchdog.leave(self.folder / "result.json", self.record("timeout"), self.launch.clock.start)
 
     def record(self, status: str) -> dict[str, Any]:
@@ -256,12 +295,16 @@ def run(job: Job, start: float) -> int:
     watchdog = None if config.budget is None else Watchdog.for_budget(start, config.budget)
     try:
         mode = "quiet" if config.quiet else "json" if config.json else "auto"
-        with screens.make(mode) as screen, Signals() as signals:
+        world = job.world
+        with screens.make(mode if world.leads else "silent") as screen, Signals() as signals:
             launch = Launch(config, screen, signals, watchdog, Clock(config.budget, start=start), Ledger(start))
-            folder = folders.name(config)
+            world.join()
+            launch.count_from_the_first(world)
+            folder = world.decide(lambda: folders.name(config))
             loading = Background(launch.load)
             again = job.kind if job.resume else ""
-            with folders.claimed(None if config.dry_run else folder, config, again=again):
+            with folders.claimed(None if config.dry_run or not world.leads else folder, config, again=again):
+                world.meet()  # nobody writes there before it is claimed
                 return _run(job, launch, folder, loading)
     finally:
         if watchdog:
@@ -270,6 +313,7 @@ def run(job: Job, start: float) -> int:
 
 def _run(job: Job, launch: Launch, folder: Path, loading: "Background[Dataset]") -> int:
     status, code = "complete", 0
+    job.world.on_end(lambda code: _leave(job, folder, "interrupted" if code > 128 else "failed"))
     try:
         job.begin(launch, folder, loading)
         if job.config.dry_run:
@@ -284,11 +328,15 @@ def _run(job: Job, launch: Launch, folder: Path, loading: "Background[Dataset]")
             raise
         status, code = "failed", error.exit_code
         launch.screen.warn(str(error))
-    except Exception:  # a fault of ours or of the machine: its evidence stays
-        if job.trials:
-            files.write_json(folder / "result.json", files.sealed(job.record("failed")))
+    except Exception as error:  # a fault of ours or of the machine: its evidence stays
+        launch.signals.gentle = True  # the launcher asks all to end when one is gone
+        job.world.await_verdict(error)
+        _leave(job, folder, "failed")
         raise
     launch.signals.gentle = True
+    job.world.leave()
+    if not job.world.leads:
+        return code
     launch.ledger.enter("save")
     record = files.sealed(job.record(status))
     if not launch.saved(lambda: files.write_json(folder / "result.json", record)):
@@ -299,3 +347,9 @@ def _run(job: Job, launch: Launch, folder: Path, loading: "Background[Dataset]")
     if job.draws and launch.signals.received is None:
         plots.draw_within(folder, launch.clock.remaining() - 2 * MARGIN, launch.screen.warn)
     return code
+
+
+def _leave(job: Job, folder: Path, status: str) -> None:
+    """Leave a record of what has been trained, if anything has."""
+    if job.trials and job.world.leads:
+        files.write_json(folder / "result.json", files.sealed(job.record(status)))

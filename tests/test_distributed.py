@@ -165,10 +165,10 @@ def test_a_rank_that_stalls_is_named(tiny_data: Path, tmp_path: Path):
 
 
 def test_a_job_that_is_started_anew_goes_on_in_the_seconds_left(tiny_data: Path, tmp_path: Path):
-    arguments = words(tiny_data, tmp_path / "out", "--seconds=40")
+    arguments = words(tiny_data, tmp_path / "out", "--seconds=26")
     found = faulty("late-kill", arguments, "--max-restarts=1")
     assert found.code == 0, found.stderr
-    assert found.seconds < 42
+    assert found.seconds < 28
     record = read_record(tmp_path / "out")
     assert record["status"] == "complete"
     lines = metrics.read(tmp_path / "out" / "metrics.jsonl")

@@ -51,18 +51,20 @@ class Ablation(trials.Job):
         return self.config.runs * (len(self.rows) or 1 + len(changes))
 
     def work(self) -> None:
-        self.score_only(self.affordable_scores())
-        self.rows = self._make_rows()
-        done = 0
-        for run in range(self.config.runs):
-            seed = seeds.derive(self.config.seed, "run", run)
-            for number, row in enumerate(self.rows):
-                share, config = self.share(self.planned - done), replace(row.config, seed=seed)
-                name = _name(number, run)
-                trial = self.train(name, config, seconds=share, changes=row.changes, keep=False)
-                if done == 0 and trial.least_seconds is not None:
-                    raise self.refuse(trial.least_seconds, self.planned)
-                done += 1
+        self.score_only(self.world.decide(self.affordable_scores))
+        self.rows = self.world.decide(self._make_rows)
+        self.deal(self.planned, self._train_one)
+
+    def _train_one(self, done: int) -> bool:
+        """The training that comes after `done` others: all rows once, then again from another seed."""
+        run, number = divmod(done, len(self.rows))
+        row = self.rows[number]
+        config = replace(row.config, seed=seeds.derive(self.config.seed, "run", run))
+        share = self.share(self.planned - done)
+        trial = self.train(_name(number, run), config, seconds=share, changes=row.changes, keep=False)
+        if done == 0 and trial.least_seconds is not None:
+            raise self.refuse(trial.least_seconds, self.planned)
+        return True
 
     def results(self) -> dict[str, Any]:
         tried = [self._tried(number) for number in range(len(self.rows))]

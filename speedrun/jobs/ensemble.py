@@ -28,14 +28,17 @@ class Ensemble(trials.Job):
         return self.members
 
     def work(self) -> None:
-        for number in range(self.members):
-            config = replace(self.config, seed=seeds.derive(self.config.seed, "member", number))
-            left = self.members - number
-            trial = self.train(f"member-{number + 1:02}", config, seconds=self.share(left), changes={})
-            if trial.least_seconds is not None:
-                raise self.refuse(trial.least_seconds, left)
-            if trial.status == "failed":
-                raise SpeedrunError(f"{trial.name}: {trial.problem}")
+        self.deal(self.members, self._train_member)
+
+    def _train_member(self, number: int) -> bool:
+        config = replace(self.config, seed=seeds.derive(self.config.seed, "member", number))
+        left = self.members - number
+        trial = self.train(f"member-{number + 1:02}", config, seconds=self.share(left), changes={})
+        if trial.least_seconds is not None:
+            raise self.refuse(trial.least_seconds, left)
+        if trial.status == "failed":
+            raise SpeedrunError(f"{trial.name}: {trial.problem}")
+        return True
 
     def results(self) -> dict[str, Any]:
         scores = self._by_members()

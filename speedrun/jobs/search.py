@@ -10,6 +10,7 @@ import random
 import shlex
 from collections import Counter
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ class Search(trials.Job):
         self.asked, self.settings = config, dict[str, Any]()
         self.ranges, self.space = ranges, space.parse(ranges)
         self.count, self.round_size, self.resume = count, -(-count // rounds), resume
+        self._left = count
 
     @property
     def planned(self) -> int:
@@ -66,14 +68,25 @@ class Search(trials.Job):
         self.take_up()
         done = {_number(trial) for trial in self.trials}
         waiting = [number for number in range(self.count) if number not in done]
-        left = len(waiting)
-        for number in waiting:
+        self._left = len(waiting)
+        for _, numbers in groupby(waiting, lambda number: number // self.round_size):
+            self._search(list(numbers), waiting)
+        self.refuse_if_short(1)
+
+    def _search(self, numbers: list[int], waiting: list[int]) -> None:
+        """Try the configurations of a round, of all those that were waiting."""
+
+        def take(position: int) -> bool:
+            number = numbers[position]
+            left = min(self._left, len(waiting) - waiting.index(number))
             if left == 0 or self.share(1) == 0.0:
-                break
+                return False
             trial = self.attempt(f"trial-{number + 1:03}", number, self.draw(number), self.share(left))
             # Where the time did not suffice, half as many get twice as much; another net may need less of it.
-            left = left - 1 if trial.least_seconds is None else max(1, left // 2)
-        self.refuse_if_short(1)
+            self._left = left - 1 if trial.least_seconds is None else max(1, left // 2)
+            return True
+
+        self.deal(len(numbers), take)
 
     def refuse_if_short(self, trainings: int) -> None:
         """Raise BudgetError where nothing came of the search and time was what it lacked."""
@@ -139,18 +152,24 @@ class Search(trials.Job):
 
     def take_up(self) -> None:
         """Go on where a search in the same folder was left, or begin one. Raises SpeedrunError, UsageError."""
+        self.settings, tried = self.world.decide(self._taken_up)
+        self.trials += tried
+        self.score_only(self.settings["scored"])
+
+    def _taken_up(self) -> tuple[dict[str, Any], list[Trial]]:
+        """What the search is, and its trials so far."""
         path = self.folder / SETTINGS
         saved = files.read_sealed(path) if path.exists() else None
         # The same images for all trials, however much time there is now.
         scored = self.affordable_scores() if saved is None else saved.get("scored")
-        self.settings = {**self._settings(), "scored": scored}
-        if saved is not None:
-            if not self.resume:
-                raise SpeedrunError(f"{self.folder} holds a search already: --resume goes on with it")
-            if saved != self.settings:
-                raise UsageError(f"{path} is of a search with other settings: choose another --out")
-            self.trials += logged(self.folder / LOG)
-        self.score_only(self.settings["scored"])
+        settings = {**self._settings(), "scored": scored}
+        if saved is None:
+            return settings, []
+        if not self.resume:
+            raise SpeedrunError(f"{self.folder} holds a search already: --resume goes on with it")
+        if saved != settings:
+            raise UsageError(f"{path} is of a search with other settings: choose another --out")
+        return settings, logged(self.folder / LOG)
 
     def _settings(self) -> dict[str, Any]:
         """What makes a search this one, as JSON values."""
@@ -208,20 +227,29 @@ class Halving(Search):
     def work(self) -> None:
         self.take_up()
         done = {trial.name for trial in self.trials}
-        drawn = [self.draw(number) for number in range(self.count)]
+        drawn = self.world.decide(lambda: [self.draw(number) for number in range(self.count)])
         names: dict[str, int] = {}
         for rung, size in enumerate(self.rungs, 1):
             survivors = [_number(trial) for trial in _ranked(self.trials) if trial.name in names]
             chosen = survivors[:size] if rung > 1 else range(self.count)
             names = {f"rung-{rung}-trial-{number + 1:03}": number for number in chosen}
             waiting = [name for name in names if name not in done]
-            for position, name in enumerate(waiting):
-                if self.share(1) == 0.0:
-                    break
-                # In trainings of this rung: this one, those that wait, and the rungs to come, each as long as this.
-                ahead = len(waiting) - position + size * (len(self.rungs) - rung)
-                self.attempt(name, names[name], drawn[names[name]], self.share(ahead))
+            # In trainings of this rung: those of it, and the rungs to come, each as long as this.
+            ahead = len(waiting) + size * (len(self.rungs) - rung)
+            self._halve(waiting, names, drawn, ahead)
         self.refuse_if_short(self.planned)
+
+    def _halve(self, waiting: list[str], names: dict[str, int], drawn: list[dict[str, Any]], ahead: int) -> None:
+        """Train what waits on a rung, with `ahead` trainings of this length to come."""
+
+        def take(position: int) -> bool:
+            if self.share(1) == 0.0:
+                return False
+            name = waiting[position]
+            self.attempt(name, names[name], drawn[names[name]], self.share(ahead - position))
+            return True
+
+        self.deal(len(waiting), take)
 
     def ranking(self) -> list[Trial]:
         """Each configuration once, by the last rung that it reached and its accuracy there."""
