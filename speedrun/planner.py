@@ -150,7 +150,8 @@ def choose(config: Config, situation: Situation, seconds: float | None, *, rungs
         reason = f"{offer.flops / 1e12:.3g} TFLOP of training fit; {rung.source}"
     dials = rung.dials_for(situation.image_size, situation.images, flops)
     dials = {name: value if get(config, name) is None else get(config, name) for name, value in dials.items()}
-    dials["batch_size"] = min(dials["batch_size"], situation.images)
+    # A step that picks images draws several batches.
+    dials["batch_size"] = min(dials["batch_size"], max(1, situation.images // config.select.batches))
     dials["tta"] = tta if config.tta == "auto" else config.tta
     dials["uncertain_share"] = _share(config)
     dials["compile"] = mode if config.compile == "auto" else config.compile

@@ -240,12 +240,11 @@ def build(config: Config, machine: Machine, earlier: Trainee | None = None, worl
     """
     world = world or World()
     require(world.size == 1 or not config.select.picks, "select.share picks images on one device alone: leave it at 1")
-    images, drawn = machine.train_images, config.select.batches * (config.batch_size or 0)
-    require(drawn <= len(images), f"select.share draws {drawn:,} images a step, there are {len(images):,}")
     net = _built(config.model, machine, config.seed, "init")
     if earlier is not None and earlier.serves(config):
         earlier.begin(config, net.state_dict())
         return earlier
+    images = machine.train_images
     normalization = Normalization.of(images) if config.normalise else Normalization.none(images.device)
     if world.size > 1 and config.distributed.sync_batch_norm:
         from speedrun.methods.parallel import synchronise_statistics

@@ -12,7 +12,7 @@ from processes import one_line, run
 from speedrun import compilation, models, planner, recipes
 from speedrun import config as configs
 from speedrun.clock import Clock, Ledger
-from speedrun.config import Config, ModelConfig
+from speedrun.config import Config, ModelConfig, SelectConfig
 from speedrun.errors import UsageError
 from speedrun.outcome import Outcome
 from speedrun.planner import Plan, Situation, choose, seconds_for
@@ -211,6 +211,8 @@ def test_what_is_expected_is_of_the_steps_that_are_allowed(limit: dict[str, str]
 def test_a_batch_is_never_larger_than_the_set():
     assert plan(60, images=300).dials["batch_size"] == 300
     assert plan(60, Config(batch_size=1000), images=300).dials["batch_size"] == 300
+    picking = Config(batch_size=1000, select=SelectConfig(share=0.33))
+    assert plan(60, picking, images=300).dials["batch_size"] == 100
 
 
 def test_sizes_follow_the_images():

@@ -12,6 +12,7 @@ from conftest import read_record, tiny
 from tape import Tape
 from test_guard import poisoned
 from test_resume import interrupt_at
+from test_trainee import Ticking
 from torch import Tensor
 
 import speedrun
@@ -19,7 +20,6 @@ from speedrun import checkpoint, data, device
 from speedrun.calibrate import calibrate
 from speedrun.clock import Clock
 from speedrun.config import Config
-from speedrun.errors import UsageError
 from speedrun.losses import cross_entropy
 from speedrun.machine import Machine, open_machine
 from speedrun.methods.selective import SelectiveStep
@@ -189,6 +189,18 @@ def test_calibration_times_both_costs_and_leaves_no_proxy_behind(machine: Machin
     assert not equal(weights(other), fresh)
 
 
+def test_calibration_that_takes_too_long_still_times_a_whole_round_of_picking(machine: Machine):
+    made = trainee(machine, resolutions="12,16")
+    slow = calibrate(made, Clock(100.0, start=0.0, now=Ticking(1.0))).step  # 1 s between two looks at the clock
+    larger = pytest.approx((16 / 12) ** 2)
+    assert slow == {
+        Work(12): 1.0,
+        Work(16): larger,
+        Work(12, 2): 0.25,
+        Work(16, 2): pytest.approx(0.25 * (16 / 12) ** 2),
+    }
+
+
 def test_the_proxy_is_of_the_family_a_quarter_as_wide_or_as_asked(machine: Machine):
     def widths(**settings: str) -> list[int]:
         proxy = trainee(machine, **settings).proxy
@@ -197,11 +209,6 @@ def test_the_proxy_is_of_the_family_a_quarter_as_wide_or_as_asked(machine: Machi
 
     assert widths(**{"model.widths": "16,32,64", "model.depth": "3"}) == [4, 8, 16]
     assert widths(**{"select.widths": "6,8,10"}) == [6, 8, 10]
-
-
-def test_more_images_than_there_are_cannot_be_drawn(machine: Machine):
-    with pytest.raises(UsageError, match=r"select.share draws 800 images a step, there are 600"):
-        trainee(machine, batch_size="400")
 
 
 def final(folder: Path) -> dict[str, Tensor]:
