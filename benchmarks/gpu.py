@@ -13,6 +13,7 @@ Afterwards: python -m benchmarks.readme && python -m benchmarks.check
 """
 
 import argparse
+import os
 import signal
 import sys
 import time
@@ -153,7 +154,7 @@ def main() -> int:
     lease.look()
     if options.dry_run:
         print("on " + (about["name"] if about else "a GPU, were there one; records of all GPUs count"))
-        print(lease.listed(60 * options.minutes - SPARE_SECONDS))
+        print(lease.listed(60 * options.minutes - SPARE_SECONDS), flush=True)
         return 0
     if about is None:
         raise SpeedrunError("there is no CUDA device here; --dry-run lists what would be run on one")
@@ -171,3 +172,5 @@ if __name__ == "__main__":
     except SpeedrunError as error:
         print(f"gpu: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except BrokenPipeError:  # whoever reads the list has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,5 +1,6 @@
 """What a GPU is used for while it is there: what is blank first, nothing that does not fit, nothing after the end."""
 
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 from machines import SHA, a_record, a_step, gpu, runs
+from processes import ROOT
 
 from benchmarks import gpu as lease_command
 from benchmarks import results
@@ -141,6 +143,16 @@ def test_a_dry_run_lists_the_jobs_and_their_reasons_anywhere(tmp_path: Path, mon
     assert shown[1] == "time to 94 %, n 10, beside test_gpu: runs, 300 s (blank)"
     assert shown[2].startswith("    python -m benchmarks.records --target=0.94 --runs=10 --compile=default --peer ")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_reader_that_has_seen_enough_of_the_list_is_no_error():
+    words = [sys.executable, "-m", "benchmarks.gpu", "--dry-run"]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read()
+    assert (process.returncode, said) == (0, "")
 
 
 def test_without_a_gpu_only_a_dry_run_is_possible(monkeypatch):
