@@ -47,11 +47,9 @@ def _time_steps(trainee: Trainee, clock: Clock) -> dict[Work, float]:
         # A GPU's first step at a size compiles; to skip it would only put that into the training. Nor is the cost of
         # picking images known from that of a step without.
         alike = [known.size for known in timed if known.batches == work.batches]
-        if alike and device.type != "cuda":
-            spent, allowed = trainee.world.lead(clock.now() - began, budget)
-            if spent > allowed:
-                timed[work] = timed[Work(max(alike), work.batches)] * (work.size / max(alike)) ** 2
-                continue
+        if alike and device.type != "cuda" and trainee.world.lead(clock.now() - began - budget)[0] > 0:
+            timed[work] = timed[Work(max(alike), work.batches)] * (work.size / max(alike)) ** 2
+            continue
         # The first warms up: memory is taken, kernels are chosen. Where images are picked, some steps cost more.
         for steps in (1, trainee.config.select.every if work.batches > 1 else 1):
             synchronize(device)

@@ -100,6 +100,8 @@ SETTINGS: dict[str, tuple[str, object]] = {
     "validation.count": ("20", 20),
     "validation.patience": ("5", 5),
     "validation.delta": ("0.001", 0.001),
+    "distributed.sync_batch_norm": ("true", True),
+    "distributed.stall_seconds": ("30", 30.0),
 }
 EVERYTHING = {name: text for name, (text, _) in SETTINGS.items()}
 

@@ -13,7 +13,7 @@ from speedrun import predictor
 SETTINGS = (*TINY_NET, "--dtype=float32")
 
 
-def test_members_are_the_same_whoever_trains_them(tiny_data: Path, tmp_path: Path):
+def test_R6_members_are_the_same_whoever_trains_them(tiny_data: Path, tmp_path: Path):
     """Three on two ranks, so that one of them gets two."""
     words = ["ensemble", f"--dataset={tiny_data}", *SETTINGS, "--members=3", "--steps=30", "--seed=5"]
     found = ranks(2, *words, f"--out={tmp_path / 'two'}", "--json")
@@ -27,7 +27,7 @@ def test_members_are_the_same_whoever_trains_them(tiny_data: Path, tmp_path: Pat
     assert len(predictor.load_members(tmp_path / "two")) == 3
 
 
-def test_members_share_the_seconds_of_two_ranks(tiny_data: Path, tmp_path: Path):
+def test_W10_members_share_the_seconds_of_two_ranks(tiny_data: Path, tmp_path: Path):
     words = [
         "ensemble",
         f"--dataset={tiny_data}",
@@ -85,4 +85,5 @@ def test_a_rank_that_dies_leaves_the_record_of_what_the_first_has_trained(tiny_d
     assert "speedrun: rank 1 is lost" in found.stderr
     record = read_record(tmp_path / "out")
     assert record["status"] == "failed"
-    assert all(trial["status"] == "complete" for trial in record["trials"])
+    # The launcher has asked the first rank to end in the middle of one.
+    assert {trial["status"] for trial in record["trials"]} <= {"complete", "interrupted"}

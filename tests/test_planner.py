@@ -437,3 +437,13 @@ def test_a_target_needs_what_the_table_knows(changes: dict[str, Any]):
     known = changes.pop("known", True)
     with pytest.raises(UsageError, match="a target needs CIFAR-10 and dials that the planner knows"):
         seconds_for(configs.override(Config(), changes), situation(known=known), 0.7, rungs=RUNGS)
+
+
+def test_several_devices_train_more_in_the_same_seconds_and_are_not_captured():
+    config = Config(device="cuda")
+    one, four = (Situation("cuda", 1e12, devices=devices) for devices in (1, 4))
+    rung = table()[0]
+    assert four.speed(rung) == pytest.approx(4 * planner.PARALLEL_SHARE * one.speed(rung))
+    assert planner.choose(config, four, 60.0).expected_accuracy > planner.choose(config, one, 60.0).expected_accuracy
+    assert "captured" in compilation.modes("cuda", config)
+    assert "captured" not in compilation.modes("cuda", config, 4)

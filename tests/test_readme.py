@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from torch.distributed.run import get_args_parser
 
 from benchmarks import curve, curve_picture, readme
 from benchmarks.results import recorded
@@ -16,11 +17,13 @@ BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
 COMMANDS = [
     line for kind, text in BLOCKS if not kind for line in text.splitlines() if line.startswith("python -m speedrun")
 ]
+LAUNCHED = [line for kind, text in BLOCKS if not kind for line in text.splitlines() if line.startswith("torchrun")]
 SNIPPETS = [text for kind, text in BLOCKS if kind == "python"]
 
 
 def test_B2_there_are_commands_to_check():
     assert len(COMMANDS) >= 8
+    assert len(LAUNCHED) >= 3
     assert len(SNIPPETS) == 2
 
 
@@ -38,6 +41,13 @@ def test_B2_a_command_of_the_readme_parses(line, monkeypatch, tmp_path):
         (tmp_path / "config.json").write_text("{}")
         words[words.index("--config") + 1] = str(tmp_path / "config.json")
     cli.parse(words)
+
+
+@pytest.mark.parametrize("line", LAUNCHED)
+def test_B2_a_command_under_torchrun_parses(line, monkeypatch, tmp_path):
+    launcher, _, words = line.partition(" -m speedrun ")
+    assert get_args_parser().parse_args([*shlex.split(launcher)[1:], "speedrun"]).nproc_per_node == "8"
+    test_B2_a_command_of_the_readme_parses(f"python -m speedrun {words}", monkeypatch, tmp_path)
 
 
 def test_B2_the_loader_example_runs():
