@@ -109,6 +109,7 @@ class Taped(CapturedStep):
         ("speednet-96", {"optim.lookahead": 5}),
         ("speednet-97", {"optim.sam": 0.05, "optim.whiten_bias": 0.3, "augment.policy": "none"}),
         ("speednet-95", {"optim.sam": 0.5, "optim.sam_adaptive": True}),
+        ("speednet-94", {"optim.whiten_bias": 0.3, "model.fp8": 16}),
         ("speednet-95", {"optim.filters": "sgd", "optim.lr": 0.1, "optim.clip": 1.0, "optim.momentum": 0.9}),
     ],
 )
@@ -271,13 +272,24 @@ def test_a_rate_in_a_tensor_keeps_its_digits_beside_a_direction_of_low_precision
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize(
-    "settings", [{}, {"optim.ema": 0.9}, {"optim.lookahead": 5}, {"optim.sam": 0.05}, {"dtype": "bfloat16"}]
+    "settings",
+    [
+        {},
+        {"optim.ema": 0.9},
+        {"optim.lookahead": 5},
+        {"optim.sam": 0.05},
+        {"dtype": "bfloat16"},
+        {"dtype": "bfloat16", "model.fused": "norm,conv,whiten", "optim.fused": True},
+        {"dtype": "bfloat16", "model.fp8": 16},
+    ],
 )
 def test_graphs_give_the_eager_losses(settings: dict[str, Any], tiny_data: Path):
+    settings = dict(settings)
     dtype = settings.pop("dtype", "float32")
     here = open_machine(device.choose("cuda", dtype), data.load(str(tiny_data)), holdout=False)
     whiten = {"optim.whiten_bias": 0.3}
-    made, twin = (trainee(here, "speednet-96", **whiten, **settings) for _ in range(2))
+    plain = {name: value for name, value in settings.items() if not name.endswith(".fused")}
+    made, twin = (trainee(here, "speednet-96", **whiten, **each) for each in (settings, plain))
     assert made.compile(60.0) == (None, "")
     step, stream = made.step(), made.stream()
     assert isinstance(step, CapturedStep)

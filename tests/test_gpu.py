@@ -57,7 +57,8 @@ def test_what_is_blank_comes_in_order_of_worth_and_what_does_not_fit_is_passed_b
 def test_what_is_recorded_of_this_device_is_not_blank(tmp_path: Path, monkeypatch):
     ours = a_record(gpu("H"), "speedrun", [0.94], [2.0])
     other = a_step(gpu("another"), (0.01,), recipe="speednet-96")
-    made = lease(tmp_path, monkeypatch, ours, other, *at(600.0, 0.97), *at(60.0, 0.95, git=None))
+    dialled = a_step(gpu("H"), (0.01,), recipe="speednet-96", changed=["model.fused=norm"])
+    made = lease(tmp_path, monkeypatch, ours, other, dialled, *at(600.0, 0.97), *at(60.0, 0.95, git=None))
     found = reasons(made, 1e6)
     assert found["time to 94 %, n 10, beside no peer"] == "filled"
     assert found["accuracy at 600 s, n 1"] == "filled"
