@@ -4,6 +4,7 @@ Every function here runs the fused Triton kernel on CUDA, and the same in vector
 or "torch" insists on one). Both see the same random bits, so they make the same pictures.
 """
 
+import operator
 import warnings
 from functools import cache, partial
 from typing import Any
@@ -44,14 +45,15 @@ def augment(
     CUDA graph reads those anew at each replay). dtype: float16, bfloat16 or float32. out: written and returned if
     given.
 
-    What is done to an image is a function of (seed, epoch, its index). Raises TypeError or ValueError for a wrong
+    What is done to an image is a function of (seed, epoch, its index). A CUDA graph captures a call after one with the
+    same augmentation outside of it, which compiles the kernel. Raises TypeError or ValueError for a wrong
     dtype, shape, device or layout, before anything runs. On CUDA nothing waits to look whether an index is in range.
     An augmentation that mixes makes labels too: ask `mix` for it.
     """
     if augmentation.members > 1:
         raise ValueError("an augmentation with mixup, cutmix or ricap gives labels too: call mix, not augment")
-    _check_keys(images.device, seed=seed, epoch=epoch)
-    return _run(method, _request(images, index, augmentation, mean, std, dtype, out, seed=seed, epoch=epoch))
+    keys = _keys(images.device, seed=seed, epoch=epoch)
+    return _run(method, _request(images, index, augmentation, mean, std, dtype, out, **keys))
 
 
 twin = partial(augment, method="torch")  # the torch composition, on any device
@@ -77,9 +79,10 @@ def mix(
 
     labels: int64 (N,), of the data set. K is `augmentation.members`, 1, 2 or 4; a row of weights sums to 1, and a
     member that is not seen has weight 0. step: an integer or 0-d tensor, which keys the mixing of `mix_per="batch"`.
-    out: such a triple, written and returned if given. The other arguments and the errors are `augment`'s.
+    out: such a triple, written and returned if given. The other arguments and the errors are `augment`'s. The call that
+    must come before a graph captures one also makes the table that mixes are drawn from, which waits for its copy.
     """
-    _check_keys(images.device, seed=seed, epoch=epoch, step=step)
+    keys = _keys(images.device, seed=seed, epoch=epoch, step=step)
     shape = (len(index), augmentation.members)
     batch, out_labels, out_weights = out or (
         None,
@@ -95,8 +98,8 @@ def mix(
             raise ValueError(f"{name} must be contiguous {dtypes} {wanted}, not {tensor.dtype} {tuple(tensor.shape)}")
         if tensor.device != images.device:
             raise ValueError(f"{name} must be on {images.device}, not on {tensor.device}")
-    mixed = Mixed(labels, step, out_labels, out_weights)
-    request = _request(images, index, augmentation, mean, std, dtype, batch, seed=seed, epoch=epoch, mixed=mixed)
+    mixed = Mixed(labels, keys.pop("step"), out_labels, out_weights)
+    request = _request(images, index, augmentation, mean, std, dtype, batch, mixed=mixed, **keys)
     return _run(method, request), out_labels, out_weights
 
 
@@ -210,15 +213,19 @@ def _request(
     return Request(images, index, augmentation, mean, std, out, **rest)
 
 
-def _check_keys(device: torch.device, **keys: Key) -> None:
-    """Refuses keys that the kernel and the twin would read differently, or could not read."""
+def _keys(device: torch.device, **keys: Key) -> dict[str, Key]:
+    """The keys, each a tensor or an int of Python, whatever kind of integer it was. Refuses what the kernel and the
+    twin would read differently, or could not read."""
     for name, key in keys.items():
         if isinstance(key, Tensor):
             if key.dtype != torch.int64 or key.dim() != 0:
                 raise TypeError(f"{name} must be an integer or 0-d int64, not {key.dtype} {tuple(key.shape)}")
             if key.device != device:
                 raise ValueError(f"{name} must be on {device}, not on {key.device}")
-        elif not isinstance(key, int):
+            continue
+        if isinstance(key, bool) or not hasattr(key, "__index__"):
             raise TypeError(f"{name} must be an integer or a 0-d int64 tensor, not {type(key).__name__}")
-        elif not 0 <= key < 2**63:
+        keys[name] = operator.index(key)
+        if not 0 <= key < 2**63:
             raise ValueError(f"{name} must lie in 0..2**63 - 1, not {key}")
+    return keys

@@ -1,16 +1,30 @@
 """What is done to an image, as a constant that kernels are specialised by. Every default is off."""
 
+import math
 from dataclasses import dataclass
 
 FLIPS = ("none", "random", "alternating", "always")
 PADDINGS = ("reflect", "edge", "zero")
 POLICIES = ("none", "trivial")
 MIX_PER = ("sample", "batch")
+_WHOLE = ("size", "translate", "cutout", "hole_count", "hole_size")
+_PROBABILITIES = ("affine", "tone", "hue", "grayscale", "holes", "mixup", "cutmix", "ricap")
+_ALPHAS = ("mixup_alpha", "cutmix_alpha", "ricap_alpha")
+_AMOUNTS = (
+    "affine_shift",
+    "affine_scale",
+    "affine_rotate",
+    "brightness",
+    "contrast",
+    "hue_shift",
+    "saturation_shift",
+    "value_shift",
+)
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The augmentation of a training image. Raises ValueError when a field is out of its range.
+    """The augmentation of a training image. Raises ValueError when a field is out of its range or of another type.
 
     Order: policy, crop (translate), mirror, affine, down-sample, brightness and contrast, hue, grayscale, normalise,
     erase, mix. Fields that are named after an operation and end at 1 are its probability for each image.
@@ -46,7 +60,11 @@ class Augmentation:
     mix_per: str = "sample"  # "sample": keyed by (seed, epoch, image); "batch": one draw a batch, keyed by (seed, step)
 
     def __post_init__(self) -> None:
-        for name in ("affine", "tone", "hue", "grayscale", "holes", "mixup", "cutmix", "ricap"):
+        for name in _WHOLE:
+            _require(_is_whole(getattr(self, name)), f"{name} must be a whole number, not {getattr(self, name)!r}")
+        for name in (*_PROBABILITIES, *_AMOUNTS, *_ALPHAS):
+            _require(_is_finite(getattr(self, name)), f"{name} must be a finite number, not {getattr(self, name)!r}")
+        for name in _PROBABILITIES:
             _require(0 <= getattr(self, name) <= 1, f"{name} is a probability, not {getattr(self, name)}")
         _require(self.mixup + self.cutmix + self.ricap <= 1 + 1e-9, "mixup, cutmix and ricap add up to more than 1")
         for name, choices in (("flip", FLIPS), ("padding", PADDINGS), ("policy", POLICIES), ("mix_per", MIX_PER)):
@@ -57,11 +75,9 @@ class Augmentation:
         _require(not self.holes or 1 <= self.hole_count <= 32, f"hole_count must lie in 1..32, not {self.hole_count}")
         _require(not self.holes or 1 <= self.hole_size <= self.size, f"hole_size must lie in 1..size ({self.size})")
         _require(0 <= self.affine_scale < 1, f"affine_scale must lie in 0..1, not {self.affine_scale}")
-        for name in ("translate", "affine_shift", "affine_rotate", "brightness", "contrast", "hue_shift"):
+        for name in ("translate", *_AMOUNTS):
             _require(getattr(self, name) >= 0, f"{name} must not be negative: {getattr(self, name)}")
-        for name in ("saturation_shift", "value_shift"):
-            _require(getattr(self, name) >= 0, f"{name} must not be negative: {getattr(self, name)}")
-        for name in ("mixup_alpha", "cutmix_alpha", "ricap_alpha"):
+        for name in _ALPHAS:
             _require(0.05 <= getattr(self, name) <= 20, f"{name} must lie in 0.05..20, not {getattr(self, name)}")
 
     @property
@@ -98,6 +114,14 @@ class Augmentation:
     def members(self) -> int:
         """How many images, and labels, make up one of the batch: 1, 2 or 4."""
         return 4 if self.ricap > 0 else 2 if self.mixup > 0 or self.cutmix > 0 else 1
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _require(condition: bool, message: str) -> None:

@@ -6,16 +6,20 @@ do, it is a pixel. What depends on the image, the row or the column alone is com
 (IMAGES, 1, 1), (1, rows, 1), (1, 1, columns).
 """
 
+from typing import Any
+
 from torch import Tensor
 
 from kernels import mixing
 from kernels.affine import affine_jit
+from kernels.augmentation import Augmentation
 from kernels.backend import INTERPRETED, constant, jit, on_device, tl
 from kernels.colour import colour_jit
 from kernels.cutout import erased_jit
 from kernels.flip import flips_jit
 from kernels.members import inside_jit, member_jit, partner_jit, store_labels_jit
 from kernels.normalise import normalise_jit
+from kernels.philox import Key
 from kernels.request import Request
 from kernels.resize import coordinates_jit
 from kernels.sample import sample_jit
@@ -33,14 +37,10 @@ def launch(request: Request) -> None:
         return
     table = mixing.table(augmentation, images.device) if mixed else None
     step = mixed.step if mixed else 0
-    # The interpreter pays by the program, a device by idle multiprocessors; the policy needs an image to itself.
-    many = 64 if INTERPRETED and augmentation.policy == "none" else 1
-    # One warp for what is little work a pixel: index arithmetic then serves four rows, a random draw ninety-six bytes.
-    warps = 1 if augmentation.members == 1 and not (augmentation.warps or augmentation.colours) else 4
-    block = min(augmentation.size, _BLOCK)
-    blocks = -(-augmentation.size // block)
+    fixed = specialised(augmentation, height, width)
+    blocks = -(-augmentation.size // fixed["BLOCK"])
     with on_device(images):
-        _kernel[(-(-count // many), blocks, blocks)](
+        _kernel[(-(-count // fixed["IMAGES"]), blocks, blocks)](
             images,
             index,
             mean,
@@ -50,25 +50,49 @@ def launch(request: Request) -> None:
             table,
             mixed.out_labels if mixed else None,
             mixed.out_weights if mixed else None,
-            seed,
-            epoch,
-            step,
+            *_halves(seed),
+            _halves(epoch)[0],
+            *_halves(step),
             count,
             total,
             *offset,
             SEED_IN_MEMORY=isinstance(seed, Tensor),
             EPOCH_IN_MEMORY=isinstance(epoch, Tensor),
             STEP_IN_MEMORY=isinstance(step, Tensor),
-            A=constant(augmentation),
-            H=height,
-            W=width,
-            PIXELS=_power_of_two(height * width),
-            IMAGES=many,
-            BLOCK=block,
-            ROWS=_power_of_two(block),
-            COLUMNS=32,
-            num_warps=warps,
+            **fixed,
         )
+
+
+def specialised(augmentation: Augmentation, height: int, width: int) -> dict[str, Any]:
+    """What the kernel is compiled for, beside the types of its arguments: constants, and the warps of a program."""
+    block = min(augmentation.size, _BLOCK)
+    # One warp for what is little work a pixel: index arithmetic then serves four rows, a random draw ninety-six bytes.
+    light = augmentation.members == 1 and not (augmentation.warps or augmentation.colours)
+    return {
+        "A": constant(augmentation),
+        "H": height,
+        "W": width,
+        "PIXELS": _power_of_two(height * width),
+        # The interpreter pays by the program, a device by idle multiprocessors; the policy needs an image to itself.
+        "IMAGES": 64 if INTERPRETED and augmentation.policy == "none" else 1,
+        "BLOCK": block,
+        "ROWS": _power_of_two(block),
+        "COLUMNS": 32,
+        "num_warps": 1 if light else 4,
+    }
+
+
+def _halves(key: Key) -> tuple[Key, int]:
+    """The lower and the upper 32 bits of an integer, each with a sign, as Triton compiles anew for an argument that
+    does not fit one type any more. A tensor stays whole; its upper half is not read."""
+    if isinstance(key, Tensor):
+        return key, 0
+    return _signed(key), _signed(key >> 32)
+
+
+def _signed(number: int) -> int:
+    """What its lowest 32 bits mean as int32."""
+    return (number & 0xFFFFFFFF ^ 0x80000000) - 0x80000000
 
 
 def _power_of_two(n: int) -> int:
@@ -76,14 +100,14 @@ def _power_of_two(n: int) -> int:
 
 
 # Numbers change from launch to launch, and so does where slices of these tensors begin: neither may compile anew.
-_ANY_VALUE = ["seed", "epoch", "step", "count", "total", "offset_y", "offset_x"]
+_ANY_VALUE = ["seed", "seed_high", "epoch", "step", "step_high", "count", "total", "offset_y", "offset_x"]
 _ANY_ALIGNMENT = ["index", "mean", "std", "labels", "out_labels", "out_weights"]
 
 
 @jit(do_not_specialize=_ANY_VALUE + _ANY_ALIGNMENT)
 def _kernel(
     images, index, mean, std, out, labels, table, out_labels, out_weights,
-    seed, epoch, step, count, total, offset_y, offset_x,
+    seed, seed_high, epoch, step, step_high, count, total, offset_y, offset_x,
     SEED_IN_MEMORY: tl.constexpr, EPOCH_IN_MEMORY: tl.constexpr, STEP_IN_MEMORY: tl.constexpr,
     A: tl.constexpr, H: tl.constexpr, W: tl.constexpr, PIXELS: tl.constexpr,
     IMAGES: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -92,12 +116,10 @@ def _kernel(
     COLOURS: tl.constexpr = A.value.colours
     MEMBERS: tl.constexpr = A.value.members
     MIX_PER: tl.constexpr = A.value.mix_per
-    if SEED_IN_MEMORY:
-        seed = tl.load(seed)
+    seed = tl.load(seed) if SEED_IN_MEMORY else _joined_jit(seed, seed_high)
+    step = tl.load(step) if STEP_IN_MEMORY else _joined_jit(step, step_high)
     if EPOCH_IN_MEMORY:
         epoch = tl.load(epoch)
-    if STEP_IN_MEMORY:
-        step = tl.load(step)
     epoch = epoch.to(tl.uint32)
     rows = (tl.program_id(0).to(tl.int64) * IMAGES + tl.arange(0, IMAGES))[:, None, None]
     valid = rows < count
@@ -138,6 +160,12 @@ def _kernel(
         store_labels_jit(
             labels, table, out_labels, out_weights, index, rows, own, count, total, seed, key, key_epoch, top + left, A
         )
+
+
+@jit
+def _joined_jit(low, high):
+    """The int64 whose halves these are, as `_halves` makes them."""
+    return (high.to(tl.int64) << 32) | (low.to(tl.int64) & 0xFFFFFFFF)
 
 
 @jit

@@ -24,12 +24,15 @@ def render(request: Request) -> None:
     seed, epoch = request.seed, request.epoch
     plan = None
     words: dict[int, Words] = {}
-    if mixed is None:
-        words = draws(augmentation, seed, epoch, index)
-    else:
+    if mixed is not None and augmentation.members > 1:
         plan = mixing.plan(augmentation, seed, epoch, mixed.step, index, len(request.images))
         torch.index_select(mixed.labels, 0, plan.image.flatten(), out=mixed.out_labels.view(-1))
         mixed.out_weights.copy_(plan.weight)
+    else:
+        words = draws(augmentation, seed, epoch, index)
+        if mixed is not None:
+            torch.index_select(mixed.labels, 0, index, out=mixed.out_labels.view(-1))
+            mixed.out_weights.fill_(1.0)
     chunk = CHUNK if out.device.type == "cpu" else DEVICE_CHUNK
     for start in range(0, len(index), chunk):
         part = slice(start, start + chunk)

@@ -5,6 +5,7 @@ import sys
 import warnings
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from test_kernels import DEVICE, MEAN, METHODS, STD, images, run
@@ -28,6 +29,12 @@ WRONG = [
     {"policy": "auto"},
     {"mix_per": "epoch"},
     {"brightness": -0.1},
+    *({name: 8.0} for name in ("size", "translate", "cutout", "hole_count", "hole_size")),
+    {"size": True},
+    {"translate": None},
+    *({name: float("nan")} for name in ("affine", "mixup", "affine_scale", "mixup_alpha", "contrast")),
+    *({name: float("inf")} for name in ("affine_shift", "affine_rotate", "hue_shift", "saturation_shift")),
+    {"value_shift": "0.1"},
 ]
 
 
@@ -95,6 +102,9 @@ def test_T2_wrong_arguments_are_refused_before_anything_runs(name, wrong, error,
         (lambda: -1, ValueError),
         (lambda: 2**63, ValueError),
         (lambda: 0.5, TypeError),
+        (lambda: True, TypeError),
+        (lambda: np.float64(1), TypeError),
+        (lambda: "1", TypeError),
         (lambda: torch.tensor(1.0), TypeError),
         (lambda: torch.tensor(1, dtype=torch.int32), TypeError),
         (lambda: torch.tensor([1]), TypeError),

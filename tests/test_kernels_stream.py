@@ -1,10 +1,11 @@
 """What a user of the kernels relies on: independence of the batch, distributions, graphs, devices."""
 
+import numpy as np
 import pytest
 import torch
 from test_kernels import DEVICE, MEAN, METHODS, STD, images, run
 
-from kernels import twin
+from kernels import fused, twin
 from kernels.augment import augment
 from kernels.augmentation import Augmentation
 
@@ -41,6 +42,30 @@ def test_seeds_and_epochs_from_memory_and_beyond_32_bits(method):
         assert torch.equal(run(data, index, augmentation, seed=memory[0], epoch=memory[1], method=method), number)
         for other in ((seed + 1, epoch), (seed, epoch + 1), (seed + 2**35, epoch)):
             assert not torch.equal(run(data, index, augmentation, seed=other[0], epoch=other[1], method=method), number)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", [np.int64, np.uint32])
+def test_any_kind_of_integer_is_a_key(kind, method):
+    augmentation = Augmentation(flip="random", translate=4)
+    for seed, epoch in ((2**31 + 5, 7), (2**32 - 1, 0)):
+        number = run(images(), range(9), augmentation, seed=seed, epoch=epoch, method=method)
+        same = run(images(), range(9), augmentation, seed=kind(seed), epoch=kind(epoch), method=method)
+        assert torch.equal(same, number)
+
+
+LARGE = (0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**40 + 2**31, 2**63 - 1)
+
+
+@pytest.mark.parametrize("number", LARGE)
+def test_integers_go_to_the_kernel_as_two_that_fit_its_smallest_type(number):
+    low, high = fused._halves(number)
+    assert all(-(2**31) <= half < 2**31 for half in (low, high))
+    assert (high << 32) + (low & 0xFFFFFFFF) == number
+    runtime = pytest.importorskip("triton.runtime.jit")
+    if hasattr(runtime, "native_specialize_impl"):  # by which it tells what it compiles for: of older ones, internal
+        told = [runtime.native_specialize_impl(runtime.BaseBackend, n, False, False, False)[0] for n in (low, high)]
+        assert told == ["i32", "i32"]
 
 
 def marked(count: int) -> torch.Tensor:
@@ -134,6 +159,8 @@ def test_a_graph_reads_the_epoch_anew_and_nothing_recompiles():
     compiled = sum(len(cache[0]) for cache in _kernel.device_caches.values())
     for number in range(2, 40):
         augment(data, index[1 : number + 1], augmentation, epoch=number, **options)  # begins at 8 bytes, not 16
+    for number in LARGE:
+        augment(data, index, augmentation, epoch=number, **{**options, "seed": number})
     assert sum(len(cache[0]) for cache in _kernel.device_caches.values()) == compiled
 
 
