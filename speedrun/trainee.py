@@ -105,7 +105,7 @@ class Trainee:
             self.machine.train_images,
             self.machine.train_labels,
             batch_size=self.batch_size,
-            augmentation=Augmentation(**dataclasses.asdict(options)),
+            augmentation=Augmentation(size=self.machine.image_size, **dataclasses.asdict(options)),
             normalization=self.normalization,
             dtype=self.machine.choice.dtype,
             seed=self.config.seed,

@@ -169,3 +169,20 @@ except AttributeError as error:
     print(error)
 """
     assert one_line(run(["-c", code]).stdout) == "module 'speedrun' has no attribute 'no_such_name'"
+
+
+def test_the_loader_says_which_package_hides_ours(tmp_path: Path):
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels" / "__init__.py").touch()
+    code = f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+import speedrun
+for name in ("Stream", "Augmentation", "load"):
+    try:
+        getattr(speedrun, name)
+    except speedrun.SpeedrunError as error:
+        print(error)
+"""
+    lines = run(["-c", code]).stdout.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["another package named kernels"] * 3

@@ -53,9 +53,11 @@ def test_B2_a_command_under_torchrun_parses(line, monkeypatch, tmp_path):
 def test_B2_the_loader_example_runs():
     scope: dict = {}
     exec(SNIPPETS[1], scope)
-    batch = scope["batch"]
-    assert batch.images.shape == (500, 3, 24, 24)
-    assert (batch.labels == scope["labels"][batch.index]).all()
+    stream, batch = scope["stream"], scope["batch"]
+    assert stream.batches == len(stream) == 6
+    assert batch.images.shape == (100, 3, 24, 24)
+    assert (batch.labels == scope["test_labels"][batch.index]).all()
+    assert 0 <= scope["right"] <= 1100
 
 
 def test_B2_the_training_example_uses_public_names():

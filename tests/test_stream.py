@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from kernels.augment import Augmentation
-from speedrun.stream import Batch, Normalization, Stream
+from speedrun.stream import Batch, Normalization, Stream, in_order
 
 COUNT = 103
 RNG = np.random.default_rng(0)
@@ -48,7 +48,20 @@ def test_normalization_of_extreme_pixels_is_exact():
     images[0] = torch.tensor([255, 0, 51], dtype=torch.uint8)
     found = Normalization.of(images)
     assert found.mean.tolist() == pytest.approx([0.5, 0.0, 0.1])
-    assert found.std.tolist() == pytest.approx([0.5, 0.0, 0.1])
+    assert found.std.tolist() == pytest.approx([0.5, 1.0, 0.1])  # nothing is divided by 0
+
+
+def test_a_channel_of_one_value_becomes_zero_and_not_nan():
+    """7 is no exact float of 0..1, 255 is."""
+    images = IMAGES.clone()
+    images[..., 0], images[..., 1] = 7, 255
+    found = Normalization.of(images)
+    assert found.std[:2].tolist() == [1.0, 1.0]
+    batch = Stream(
+        images, LABELS, batch_size=5, augmentation=NONE, normalization=found, dtype=torch.float32, seed=0
+    ).next()
+    assert batch.images[:, :2].abs().max() < 1e-6
+    assert batch.images.isfinite().all()
 
 
 def test_a_batch_without_augmentation_is_the_normalised_pictures():
@@ -147,10 +160,67 @@ def test_epochs_are_counted():
     assert source.epoch == 1.5
 
 
-def test_it_can_be_iterated():
+def test_a_loop_over_it_is_an_epoch():
     source, other = stream(), stream()
-    for _, batch in zip(range(12), source, strict=False):
-        assert torch.equal(batch.images, other.next().images)
+    other.batches = source.batches = 3
+    for count in (7, 10, 10):  # what is left of an epoch that was begun, then whole ones
+        batches = list(source)
+        assert len(batches) == count
+        assert all(torch.equal(batch.images, other.next().images) for batch in batches)
+    assert len(source) == 10
+
+
+def test_the_size_is_the_augmentations_where_no_other_is_asked_for():
+    """Numbers that count pixels are those of that size."""
+    source = stream(augmentation=Augmentation(size=12, cutout=6))
+    for size, side in ((None, 6), (12, 6), (16, 8), (8, 4)):
+        images = source.next(size).images
+        assert images.shape[2:] == (size or 12, size or 12)
+        assert [int((image == 0).all(0).sum()) for image in images] == [side * side] * 10
+    assert stream(augmentation=Augmentation(size=32)).next().images.shape[2:] == (16, 16)  # the set has no more
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "error", "words"),
+    [
+        ("images", IMAGES.float(), TypeError, "images must be a tensor of torch.uint8, not torch.float32"),
+        ("images", IMAGES.numpy(), TypeError, "images must be a tensor of torch.uint8, not uint8"),
+        ("images", IMAGES.permute(0, 3, 1, 2), ValueError, r"images must be contiguous \(N, H, W, 3\), not"),
+        ("images", IMAGES.transpose(1, 2), ValueError, r"images must be contiguous \(N, H, W, 3\), not"),
+        ("images", IMAGES[0], ValueError, r"images must be contiguous \(N, H, W, 3\), not"),
+        ("labels", LABELS.int(), TypeError, "labels must be a tensor of torch.int64, not torch.int32"),
+        ("labels", list(range(COUNT)), TypeError, "labels must be a tensor of torch.int64, not list"),
+        ("labels", LABELS[:-1], ValueError, r"labels must be contiguous \(103,\) as the images, not \(102,\)"),
+        ("labels", LABELS[:, None], ValueError, r"labels must be contiguous \(103,\) as the images, not \(103, 1\)"),
+        ("labels", LABELS.to("meta"), ValueError, "labels must be on cpu as the images, not on meta"),
+        ("batch_size", 0, ValueError, "batch_size must be at least 1, not 0"),
+        ("batch_size", -5, ValueError, "batch_size must be at least 1, not -5"),
+        ("batch_size", 5.0, TypeError, "batch_size must be an integer, not float"),
+    ],
+)
+def test_what_is_no_data_set_is_refused_at_once(name: str, wrong: object, error: type[Exception], words: str):
+    options = {"images": IMAGES, "labels": LABELS, "batch_size": 10, name: wrong}
+    common = {"normalization": Normalization.of(IMAGES), "dtype": torch.float32}
+    with pytest.raises(error, match=words):
+        Stream(augmentation=NONE, seed=0, **common, **options)
+    with pytest.raises(error, match=words):
+        in_order(**common, **options)
+
+
+@pytest.mark.parametrize(("flip", "shift"), [(False, (0, 0)), (True, (1, -2))])
+def test_in_order_all_images_come_once_and_nothing_is_random(flip: bool, shift: tuple[int, int]):
+    options = {"batch_size": 25, "normalization": Normalization.of(IMAGES), "dtype": torch.float32}
+    batches = list(in_order(IMAGES, LABELS, flip=flip, shift=shift, **options))
+    assert [len(batch.images) for batch in batches] == [25, 25, 25, 25, 3]
+    assert order(batches) == list(range(COUNT))
+    assert torch.equal(torch.cat([batch.labels for batch in batches]), LABELS)
+    pixels = IMAGES.numpy() / 255
+    expected = np.pad(pixels, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="reflect")
+    expected = expected[:, 2 + shift[0] :, 2 + shift[1] :][:, :16, :16]
+    expected = (expected[:, :, ::-1] if flip else expected) - pixels.mean((0, 1, 2))
+    found = torch.cat([batch.images for batch in batches]).permute(0, 2, 3, 1).numpy()
+    np.testing.assert_allclose(found, expected / pixels.std((0, 1, 2)), atol=1e-5)
+    assert next(in_order(IMAGES, LABELS, size=8, **options)).images.shape == (25, 3, 8, 8)
 
 
 def test_a_batch_larger_than_the_set_is_refused():

@@ -53,7 +53,7 @@ class CapturedStream(Stream):
         self._first.fill_(position * self.batch_size)
         self._epoch.fill_(epoch)
         self._step.fill_(self.batches)
-        return Place(size or min(self.images.shape[1:3]))
+        return Place(size or self.size)
 
     def begin(self, seed: int) -> None:
         """Back to the first batch, of this seed."""
