@@ -1,4 +1,4 @@
-"""Compiles the kernels of training for an H100 on a machine without a GPU, down to its machine code.
+"""Compiles all kernels for an H100 on a machine without a GPU, down to its machine code.
 
     python tests/sm90.py        # a line of JSON a kernel: its name, the bytes of shared memory that a program takes,
                                 # and those that a thread has no registers for
@@ -23,7 +23,8 @@ import triton  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from kernels import conv_fp8, conv_pool, newton_schulz, norm, pool_norm, whiten  # noqa: E402
+from kernels import conv_fp8, conv_pool, fused, newton_schulz, norm, pool_norm, whiten  # noqa: E402
+from kernels.augmentation import Augmentation  # noqa: E402
 
 H100 = GPUTarget("cuda", 90, 32)
 HALF, FLOAT, INT64, BYTE, NUMBER = "*bf16", "*fp32", "*i64", "*u8", "fp32"
@@ -34,7 +35,9 @@ def compiled(kernel: Any, signature: Mapping[str, str], constants: Mapping[str, 
     """The kernel for arguments of these types, pointers aligned as torch aligns them, channels a multiple of 16."""
     types = {name: signature.get(name, "constexpr") for name in kernel.arg_names}
     aligned = [
-        index for index, name in enumerate(kernel.arg_names) if types[name].startswith("*") or name == "channels"
+        index
+        for index, name in enumerate(kernel.arg_names)
+        if (types[name].startswith("*") or name == "channels") and not kernel.params[index].do_not_specialize
     ]
     attributes = {(index,): [["tt.divisibility", 16]] for index in aligned}
     source = ASTSource(fn=kernel, signature=types, constexprs=dict(constants), attrs=attributes)
@@ -94,6 +97,26 @@ def rounding(kind: torch.dtype) -> Any:
     return compiled(conv_fp8._round_kernel, types, constants)
 
 
+def augmentation(in_memory: bool = False, labelled: bool = True, **fields: Any) -> Any:
+    """The kernel that makes batches, from images of 32 pixels or of as many as it gives. in_memory: its keys are read
+    from there, as in a graph. labelled: with labels, as `kernels.augment.mix` has it."""
+    wanted = Augmentation(**fields)
+    side = max(32, wanted.size)
+    constants = {**fused.specialised(wanted, side, side), "IMAGES": 1}  # which is 64 where TRITON_INTERPRET is set
+    options = {"num_warps": constants.pop("num_warps")}
+    types = {name: "i32" for name in fused._ANY_VALUE}
+    types |= {"images": BYTE, "index": INT64, "mean": FLOAT, "std": FLOAT, "out": "*fp16"}
+    mixing = {"labels": INT64, "table": "*i32", "out_labels": INT64, "out_weights": FLOAT}
+    absent = [] if wanted.members > 1 else ["table"] if labelled else list(mixing)
+    constants |= dict.fromkeys(absent)
+    mixing = {name: kind for name, kind in mixing.items() if name not in absent}
+    for name in ("seed", "epoch", "step"):
+        constants[f"{name.upper()}_IN_MEMORY"] = in_memory
+        if in_memory:
+            types[name] = INT64
+    return compiled(fused._kernel, types | mixing, constants, **options)
+
+
 TILE = {"ROWS": norm.ROWS, "CHANNELS": 64}
 CASES = {
     "newton-schulz, padding": lambda: compiled(
@@ -131,6 +154,18 @@ CASES = {
     "8 bits, product": partial(eight_bits, conv_fp8.FORWARD, 256),
     "8 bits, product from 64 channels": partial(eight_bits, conv_fp8.FORWARD, 64),
     "8 bits, product with a gradient": partial(eight_bits, conv_fp8.BACKWARD, 256),
+}
+
+MIXES = {"mixup": 0.3, "cutmix": 0.3, "ricap": 0.2}
+DSNET = {"flip": "random", "affine": 0.5, "tone": 0.5, "hue": 0.5, "holes": 0.3, **MIXES}
+CASES |= {
+    "augmentation, flip and shift": partial(augmentation, flip="random", translate=4, cutout=8),
+    "augmentation, keys in memory": partial(augmentation, True, flip="alternating", translate=2, size=24),
+    "augmentation, colours": partial(augmentation, affine=0.5, tone=0.5, hue=0.5, grayscale=0.2, holes=0.3),
+    "augmentation, policy": partial(augmentation, flip="random", translate=4, policy="trivial"),
+    "augmentation, dsnet": partial(augmentation, **DSNET),
+    "augmentation, a mix a batch": partial(augmentation, True, mix_per="batch", **MIXES),
+    "augmentation, 70 pixels, no labels": partial(augmentation, labelled=False, size=70, flip="random", padding="zero"),
 }
 
 
