@@ -20,7 +20,7 @@ from kernels.augmentation import Augmentation
 from kernels.policy import NAMES
 from speedrun import data
 from speedrun import device as devices
-from speedrun.errors import SpeedrunError
+from speedrun.errors import SpeedrunError, UsageError
 
 SCALE, LABEL, GAP = 3, 190, 2  # pixels: of an image's pixel, of a row's name, between images
 COLUMNS = 12
@@ -96,8 +96,15 @@ def main() -> int:
     parser.add_argument("--data-dir", type=Path, default=None, help="where CIFAR-10 is")
     parser.add_argument("--method", default="auto", choices=("auto", "fused", "torch"))
     options = parser.parse_args()
-    images = torch.from_numpy(data.load(data_dir=options.data_dir).train_images).to(devices.choose("auto").device)
-    sheet(images, options.method).save(options.out)
+    if options.out.suffix.lower() not in Image.registered_extensions():
+        raise UsageError(f"--out {options.out}: no kind of picture ends so; .png is one")
+    found = data.load("cifar10", data_dir=options.data_dir)  # "auto" might give generated images
+    images = torch.from_numpy(found.train_images).to(devices.choose("auto").device)
+    paper = sheet(images, options.method)
+    try:
+        paper.save(options.out)
+    except (OSError, KeyError, ValueError) as error:  # of a place, or of a kind that can only be read
+        raise SpeedrunError(f"--out {options.out} cannot be written: {error}") from None
     return 0
 
 

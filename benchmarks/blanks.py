@@ -80,13 +80,14 @@ def jobs(peers: Sequence[Path]) -> list[Job]:
         _contest(96, None, peers),
         *(_accuracy(seconds) for seconds in (10, 5, 30, 120, 300)),
         Job("kernels of training", ("benchmarks.training_kernels",), 200, _of_kind("training_kernel")),
-        Job("augmentation", ("benchmarks.kernels",), 400, _of_kind("kernel")),
+        _augmentation("augmentation", "dsnet"),
         *(_step(recipe) for recipe in ("speednet", "speednet-94", "speednet-95", "speednet-97")),
         *_systems(),
         _target(),
         _accuracy(600, 3),
         *(_contest(percent, runs, peers) for percent, runs in PROOF.items()),
         *(_accuracy(seconds, 3) for seconds in (60, 10, 5, 30, 120, 300)),
+        _augmentation("augmentation, all operations", "view: mirror + shift"),
         Job("evaluation", ("benchmarks.evaluation",), 120, _of_kind("evaluation")),
         Job("start-up", ("benchmarks.startup",), 400, _of_kind("startup")),
     ]
@@ -152,6 +153,15 @@ def _systems() -> Iterator[Job]:
             return int(record["kind"] == "system" and record["values"]["recipe"] == recipe)
 
         yield Job(f"system {recipe}", ("benchmarks.systems", f"--recipe={recipe}"), seconds + 20, counts)
+
+
+def _augmentation(cell: str, last: str) -> Job:
+    """The augmentations up to `last`, in the order in which they are measured; what is recorded is not done again."""
+
+    def counts(record: Record) -> int:
+        return int(record["kind"] == "kernel" and record.get("settings", {}).get("operation") == last)
+
+    return Job(cell, ("benchmarks.kernels", "--resume"), 400, counts)
 
 
 def _of_kind(kind: str) -> Callable[[Record], int]:

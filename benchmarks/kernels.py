@@ -1,14 +1,15 @@
 """How fast augmentation is, beside the memory's limit and what others have: a table, and a record of it.
 
-    python -m benchmarks.kernels [--quick] [--device cuda] [--only NAME] [--batch N] [--size N] [--no-record]
+    python -m benchmarks.kernels [--quick] [--device cuda] [--only NAME] [--batch N] [--size N] [--resume] [--no-record]
 
 For each operation, batch and size, with caches flushed and warm: the median, images a second, and the share of the
 measured copy bandwidth that the bytes come to which must move (each image in once, the batch out; of mixes, which read
 up to four images for one, the share is a lower bound). Beside it, where they are installed: the torch twin, the twin
 compiled, airbench's way, kornia and triton-augment.
 
-`--quick` takes 32 pixels, batches of 512, for two operations also of 2,048, and no compilation. Every operation is
-recorded as it ends, so that a run which is cut short leaves what it has.
+`--quick` takes 32 pixels, batches of 512, for two operations also of 2,048, on a GPU for one also of 1,024 and 50,000,
+and no compilation. Every operation is recorded as it ends, those that most is asked of first, so that a run which is
+cut short leaves what it has; `--resume` leaves out what is recorded of this code.
 """
 
 import argparse
@@ -27,18 +28,19 @@ from torch import Tensor
 from benchmarks import peers, results
 from benchmarks.harness import AGREEMENT, Call, Session, Timing, copy_bandwidth, disagreement, measure
 from benchmarks.rows import place
-from kernels.augment import augment, mix
+from kernels.augment import augment, mix, view
 from kernels.augmentation import Augmentation
 from kernels.philox import Key
 from speedrun import device as devices
+from speedrun import record
 from speedrun.errors import SpeedrunError
 
 DATA = 50_000  # images in the data set
 SIZES, BATCHES = (24, 28, 32), (512, 1024, 2048, DATA)
-BOTH = ("flip + translate", "dsnet")  # what `--quick` measures at 2,048 images too
-# Images and pixels at which the compiled twin is measured on a CPU: 4 times as slow as the twin there, 160 times at
-# 50,000 images, and each combination takes it 20 s or more to compile.
-COMPILED_ON_CPU = (512, 32)
+BOTH = ("flip + translate", "dsnet")  # what is measured first, by `--quick` at 2,048 images too
+# Images and pixels at which the compiled twin is measured: each place takes 20 s or more to compile, so that all would
+# take an hour. On a CPU it is 4 times as slow as the twin there, 160 times at 50,000 images.
+COMPILED = {"cpu": (512, 32), "cuda": (2048, 32)}
 SETTLED = 10  # calls within which a compiled twin has seen all the shapes that it compiles for
 OPERATIONS: dict[str, dict[str, Any]] = {
     "normalise": {},
@@ -63,6 +65,8 @@ OPERATIONS: dict[str, dict[str, Any]] = {
         "cutmix": 0.3,
         "ricap": 0.2,
     },
+    "mixes, one a batch": {"mixup": 0.3, "cutmix": 0.3, "ricap": 0.2, "mix_per": "batch"},
+    "view: mirror + shift": {"flip": "always"},  # of a test, by `view`
 }
 
 
@@ -91,14 +95,24 @@ def batches(data: Data, index: Tensor, augmentation: Augmentation, method: str) 
     size = augmentation.size
     shape = (len(index), 3, size, size)
     out = torch.empty(shape, dtype=data.dtype, device=index.device, memory_format=torch.channels_last)
-    common: dict[str, Any] = {"mean": data.mean, "std": data.std, "seed": 0, "dtype": data.dtype, "method": method}
+    common: dict[str, Any] = {"mean": data.mean, "std": data.std, "dtype": data.dtype, "method": method}
+    if augmentation.flip == "always":
+        seen: dict[str, Any] = {
+            "flip": True,
+            "shift": (1, 1),
+            "size": size,
+            "padding": augmentation.padding,
+            "out": out,
+        }
+        return lambda _: view(data.images, index, **seen, **common)
+    common["seed"] = 0
     if augmentation.members == 1:
         return lambda epoch: augment(data.images, index, augmentation, epoch=epoch, out=out, **common)
     many = (len(index), augmentation.members)
     labels = torch.empty(many, dtype=torch.int64, device=index.device)
     weights = torch.empty(many, device=index.device)
-    triple = (out, labels, weights)
-    return lambda epoch: mix(data.images, data.labels, index, augmentation, epoch=epoch, out=triple, **common)
+    common["out"] = (out, labels, weights)
+    return lambda epoch: mix(data.images, data.labels, index, augmentation, epoch=epoch, step=epoch, **common)
 
 
 def eager(data: Data, index: Tensor, augmentation: Augmentation, method: str) -> Call:
@@ -146,7 +160,7 @@ def contenders(
         yield "fused", partial(eager, data, index, augmentation, "fused")
         yield "fused, in a graph", partial(captured, data, index, augmentation)
     yield "twin", partial(eager, data, index, augmentation, "torch")
-    if not quick and (index.is_cuda or (len(index), augmentation.size) == COMPILED_ON_CPU):
+    if not quick and (len(index), augmentation.size) == COMPILED.get(index.device.type):
         yield "twin, compiled", partial(compiled, data, index, augmentation)
     if augmentation.size == 32:
         if name.startswith("flip + translate"):
@@ -178,6 +192,7 @@ def rows(
                     together = 50 if contender == "fused, in a graph" else 1
                     for cold in (True, False):
                         timing = measure(call, device, cold=cold, seconds=0.2 if quick else 0.3, together=together)
+                        timing = timing.plus(getattr(call, "besides", 0.0))
                         yield {**about, "cold": cold, **result(timing, count, moved, bandwidth)}
                 except Exception as error:  # others' code, or a compiler: whatever it raises must not cost the rest
                     yield {**about, "cold": True, "error": failure(error)}
@@ -229,26 +244,58 @@ def main() -> int:
     parser.add_argument("--only", action="append", choices=OPERATIONS, metavar="NAME", help="an operation; repeatable")
     parser.add_argument("--batch", action="append", type=int, help="images a batch; repeatable")
     parser.add_argument("--size", action="append", type=int, help="pixels a side; repeatable")
+    parser.add_argument("--resume", action="store_true", help="leave out what is recorded of this device and code")
     parser.add_argument("--no-record", action="store_true", help="print only")
     options = parser.parse_args()
     choice = devices.choose(options.device)
     session, data = Session(choice.device), Data.on(choice.device)
     bandwidth = copy_bandwidth(choice.device)
     print(f"copy bandwidth {bandwidth / 1e9:.1f} GB/s", flush=True)
-    for name in options.only or OPERATIONS:
-        small = (512, 2048) if name in BOTH else (512,)
-        counts = options.batch or (small if options.quick else BATCHES)
+    for name in options.only or (*BOTH, *(name for name in OPERATIONS if name not in BOTH)):
+        counts = options.batch or (quick_counts(name, choice.device) if options.quick else BATCHES)
         sizes = options.size or ((32,) if options.quick else SIZES)
+        settings = {"operation": name, "fields": OPERATIONS[name], "dtype": str(data.dtype).removeprefix("torch.")}
+        if options.resume and covered(settings, counts, sizes, session.about, results.recorded()):
+            print(f"\n{name}: recorded", flush=True)
+            continue
         measured = list(rows(name, data, sizes, counts, options.quick, bandwidth))
         print(f"\n{markdown(measured)}", flush=True)
         values = {"threads": torch.get_num_threads(), "copy_bytes_per_second": bandwidth, "rows": measured}
-        settings = {"operation": name, "fields": OPERATIONS[name], "dtype": str(data.dtype).removeprefix("torch.")}
         line = session.line("kernel", settings, values=values)
         if problem := changed(line, results.recorded()):
             print(problem, file=sys.stderr)
         if not options.no_record:
             results.add(line)
     return 0
+
+
+def quick_counts(name: str, device: torch.device) -> tuple[int, ...]:
+    """Images a batch that `--quick` takes; on a GPU also those at which numbers are promised of an operation."""
+    if device.type == "cuda" and name == "flip + translate":
+        return BATCHES
+    return (512, 2048) if name in BOTH else (512,)
+
+
+def covered(
+    settings: dict[str, Any],
+    counts: Sequence[int],
+    sizes: Sequence[int],
+    about: dict[str, Any],
+    records: Sequence[dict[str, Any]],
+) -> bool:
+    """Whether an operation is recorded at all these batches and sizes, of the device `about` and the code that is here.
+    A changed checkout is not told from another change."""
+    git = record.git_state()
+    if git is None or git["dirty"]:
+        return False
+    done = {
+        (row["batch"], row["size"])
+        for each in records
+        if each["kind"] == "kernel" and each["device"] == about and each["git"] == git
+        if settings.items() <= each.get("settings", {}).items()
+        for row in each["values"]["rows"]
+    }
+    return {(count, size) for count in counts for size in sizes} <= done
 
 
 def changed(line: dict[str, Any], records: Sequence[dict[str, Any]]) -> str:

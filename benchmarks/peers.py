@@ -1,12 +1,14 @@
 """How others augment a batch, for `benchmarks.kernels`: each function makes a call that makes one batch.
 
-Each starts from what its users keep on the device: airbench from the whole set normalised and padded, triton-augment
-from floats, kornia from bytes that it converts a batch at a time. All end with a batch of the dtype that is trained in.
-What a peer lacks it leaves out, which is in its favour. kornia and triton-augment are not needed: they take part where
-they are installed.
+Each starts from what its users keep on the device: airbench from the whole set normalised, mirrored at random and
+padded, triton-augment from floats, kornia from bytes that it converts a batch at a time. All end with a batch of the
+dtype that is trained in. What a peer lacks it leaves out, which is in its favour. kornia and triton-augment are not
+needed: they take part where they are installed.
 """
 
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kernels.augmentation import Augmentation
+from speedrun.device import synchronize
 
 if TYPE_CHECKING:
     from benchmarks.kernels import Data
@@ -22,47 +25,74 @@ if TYPE_CHECKING:
 Call = Callable[[], object]
 
 
+@dataclass
+class Shared:
+    """A call, and the seconds of what is done once for many of them that fall to each: `besides`."""
+
+    call: Call
+    besides: float
+
+    def __call__(self) -> object:
+        return self.call()
+
+
 def airbench(
     images: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype, index: Tensor, augmentation: Augmentation
-) -> Call:
-    """airbench's way: the data set normalised and padded once, then for each batch a gather, a mirror where a mask says
-    so, and a masked copy for each of the shifts. Written anew after the description of
-    KellerJordan/cifar10-airbench."""
+) -> Shared:
+    """airbench's way: once an epoch the whole set is cropped, by a masked copy for each of the shifts, erased, and
+    every other time mirrored whole; a batch is then gathered. Its call is the gather, its share of the epoch's work
+    beside it. Written anew after the description of KellerJordan/cifar10-airbench."""
+    epoch = airbench_epoch(images, mean, std, dtype, augmentation)
+    whole = [epoch(number) for number in (0, 1)][-1]
+    synchronize(images.device)
+    start = time.perf_counter()
+    for number in (0, 1):  # without and with the mirror
+        epoch(number)
+    synchronize(images.device)
+    seconds = (time.perf_counter() - start) / 2
+    return Shared(lambda: whole[index], seconds * len(index) / len(images))
+
+
+def airbench_epoch(
+    images: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype, augmentation: Augmentation
+) -> Callable[[int], Tensor]:
+    """What makes all images of an epoch by its number, (N, 3, side, side) in channels-last memory format."""
     r, side = augmentation.translate, images.shape[1]
     normal = ((images.permute(0, 3, 1, 2).float() / 255 - mean[:, None, None]) / std[:, None, None]).to(dtype)
+    mirrored = (torch.rand(len(images), device=images.device) < 0.5).view(-1, 1, 1, 1)
+    normal = torch.where(mirrored, normal.flip(-1), normal)
     padded = functional.pad(normal, (r,) * 4, mode="reflect").contiguous(memory_format=torch.channels_last)
+
+    def empty(*shape: int) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=images.device, memory_format=torch.channels_last)
 
     def shifted(batch: Tensor, shift: Tensor, dim: int) -> Tensor:
         shape = list(batch.shape)
         shape[dim] = side
-        out = torch.empty(shape, dtype=dtype, device=batch.device)
+        out = empty(*shape)
         for offset in range(2 * r + 1):
             mask = shift == offset
             out[mask] = batch[mask].narrow(dim, offset, side)
         return out
 
-    def call() -> Tensor:
-        batch = padded[index]
-        flip = (torch.rand(len(batch), device=batch.device) < 0.5).view(-1, 1, 1, 1)
-        batch = torch.where(flip, batch.flip(-1), batch)
-        dy, dx = torch.randint(0, 2 * r + 1, (2, len(batch)), device=batch.device)
+    def epoch(number: int) -> Tensor:
+        dy, dx = torch.randint(0, 2 * r + 1, (2, len(padded)), device=padded.device)
         if r > 2:
-            batch = shifted(shifted(batch, dy, 2), dx, 3)
+            batch = shifted(shifted(padded, dy, 2), dx, 3)
         else:
-            out = torch.empty((len(batch), 3, side, side), dtype=dtype, device=batch.device)
+            batch = empty(len(padded), 3, side, side)
             for y in range(2 * r + 1):
                 for x in range(2 * r + 1):
                     mask = (dy == y) & (dx == x)
-                    out[mask] = batch[mask][:, :, y : y + side, x : x + side]
-            batch = out
+                    batch[mask] = padded[mask][:, :, y : y + side, x : x + side]
         if augmentation.cutout:
             corner = torch.randint(0, side - augmentation.cutout + 1, (2, len(batch), 1), device=batch.device)
             away = torch.arange(side, device=batch.device) - corner
             inside = (away >= 0) & (away < augmentation.cutout)
             batch = batch.masked_fill((inside[0][:, :, None] & inside[1][:, None, :])[:, None], 0)
-        return batch.contiguous(memory_format=torch.channels_last)
+        return batch.flip(-1) if number % 2 else batch
 
-    return call
+    return epoch
 
 
 def kornia(data: "Data", index: Tensor, name: str) -> Call | None:

@@ -11,7 +11,7 @@ from machines import SHA, a_record, a_step, gpu, runs
 from processes import ROOT
 
 from benchmarks import gpu as lease_command
-from benchmarks import results
+from benchmarks import kernels, results
 from benchmarks.blanks import PAUSE, Code, Job, jobs
 from benchmarks.gpu import Lease
 from speedrun import record
@@ -91,6 +91,17 @@ def test_peers_take_part_at_the_percent_of_their_name(tmp_path: Path):
     assert words[-4:] == ["--device", "cuda", "--minutes", "4.00"]
     assert "--peer-skip=1" in first["time to 96 %, n 10, beside airbench96_faster"]
     assert "--peer" not in first["time to 95 %, n 10, beside no peer"]
+
+
+def test_augmentations_are_filled_once_the_last_that_is_asked_for_is_recorded():
+    found = {job.cell: job for job in jobs([])}
+    of = {name: {"kind": "kernel", "settings": {"operation": name}} for name in ("flip + translate", "dsnet")}
+    last = {"kind": "kernel", "settings": {"operation": list(kernels.OPERATIONS)[-1]}}
+    older = {"kind": "kernel"}
+    lines = (older, *of.values(), last, {**last, "kind": "training_kernel"})
+    assert [found["augmentation"].counts(line) for line in lines] == [0, 0, 1, 0, 0]
+    assert [found["augmentation, all operations"].counts(line) for line in lines] == [0, 0, 0, 1, 0]
+    assert "--resume" in found["augmentation"].words
 
 
 def a_job(cell: str, program: str, seconds: float, **changes: Any) -> Job:

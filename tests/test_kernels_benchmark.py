@@ -1,13 +1,18 @@
 """The benchmark of the kernels: its timings, how it takes a peer that fails, its table; the sheet of pictures."""
 
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from test_kernels import images
 
-from benchmarks import augment_sheet, harness, kernels, peers, readme, training_kernels
+from benchmarks import augment_sheet, harness, kernels, peers, readme, results, training_kernels
+from kernels.augment import view
+from kernels.augmentation import Augmentation
+from speedrun import record as records
+from speedrun.errors import DataError, SpeedrunError, UsageError
 
 CPU = torch.device("cpu")
 
@@ -50,6 +55,100 @@ def test_a_contender_that_fails_costs_one_row(monkeypatch):
     lines = kernels.markdown(rows).splitlines()
     assert len(lines) == 2 + 2
     assert len({line.count("|") for line in lines}) == 1
+
+
+def test_what_is_done_once_for_many_batches_counts_with_its_share(monkeypatch):
+    monkeypatch.setattr(peers, "airbench", lambda *_: peers.Shared(lambda: None, 5.0))
+    monkeypatch.setattr(kernels, "find_spec", lambda _: None)
+    rows = list(kernels.rows("flip + translate", kernels.Data.on(CPU), (32,), (16,), True, 1e9))
+    shared = [row for row in rows if row["contender"] == "airbench's way"]
+    assert [row["cold"] for row in shared] == [True, False]
+    for row in shared:
+        assert 5 < row["p20"] <= row["median"] <= row["p80"] < 6
+        assert row["images_per_second"] == pytest.approx(16 / row["median"])
+
+
+@pytest.mark.parametrize("translate", [0, 2, 4])
+def test_airbenchs_way_crops_whole_epochs_and_mirrors_every_other_one(translate):
+    data = kernels.Data.on(CPU)
+    arguments = data.images, data.mean, data.std, torch.float32
+    epoch = peers.airbench_epoch(*arguments, Augmentation(translate=translate, cutout=8))
+    normal = (data.images.permute(0, 3, 1, 2) / 255 - data.mean[:, None, None]) / data.std[:, None, None]
+    padded = torch.nn.functional.pad(normal, (translate,) * 4, mode="reflect")
+    places = [(y, x) for y in range(2 * translate + 1) for x in range(2 * translate + 1)]
+    mirrored = []
+    for number in (0, 1):
+        made, found = epoch(number), torch.full((len(normal),), -1)
+        assert ((made == 0).all(1).sum((1, 2)) == 64).all()
+        for flip in (0, 1):
+            for y, x in places:
+                seen = padded[:, :, y : y + 32, x : x + 32]
+                same = ((made == (seen.flip(-1) if flip else seen)) | (made == 0)).flatten(1).all(1)
+                found[same] = flip
+        assert (found >= 0).all()
+        mirrored.append(found)
+    assert torch.equal(mirrored[0], 1 - mirrored[1])
+    assert set(mirrored[0].tolist()) == {0, 1}
+    call = peers.airbench(*arguments, torch.arange(30), Augmentation(translate=translate))
+    batch = call()
+    assert batch.shape == (30, 3, 32, 32)
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(call(), batch)
+    assert call.besides > 0
+
+
+def test_views_are_timed_as_they_are_made():
+    data, index = kernels.Data.on(CPU), torch.arange(9)
+    made = kernels.batches(data, index, Augmentation(**kernels.OPERATIONS["view: mirror + shift"]), "torch")(3)
+    options = {"mean": data.mean, "std": data.std, "dtype": data.dtype, "size": 32, "padding": "reflect"}
+    assert torch.equal(made, view(data.images, index, flip=True, shift=(1, 1), **options))
+
+
+def test_a_batch_is_mixed_in_another_way_at_every_call():
+    data, index = kernels.Data.on(CPU), torch.arange(9)
+    make = kernels.batches(data, index, Augmentation(**kernels.OPERATIONS["mixes, one a batch"]), "torch")
+    weights = [make(number)[2].clone() for number in range(8)]
+    assert len({tuple(some.flatten().tolist()) for some in weights}) > 2
+
+
+def test_on_a_gpu_the_numbers_that_are_promised_are_measured_quickly_too():
+    cuda = torch.device("cuda")
+    assert set(kernels.quick_counts("flip + translate", cuda)) == {512, 1024, 2048, 50_000}
+    assert kernels.quick_counts("dsnet", cuda) == kernels.quick_counts("flip + translate", CPU) == (512, 2048)
+    assert kernels.quick_counts("affine", cuda) == (512,)
+
+
+def test_what_is_asked_of_most_comes_first_and_what_is_recorded_is_left_out(tmp_path, monkeypatch):
+    measured: list[str] = []
+
+    def rows(name, data, sizes, counts, *_):
+        measured.append(name)
+        if len(measured) == 4:
+            raise KeyboardInterrupt
+        timing = {"median": 1.0, "p20": 1.0, "p80": 1.0, "calls": 3, "drift": 0.0, "parts": [1.0]}
+        about = {"operation": name, "contender": "twin", "cold": True, "images_per_second": 1.0, "bytes": 1}
+        for count in counts:
+            for size in sizes:
+                yield {**about, **timing, "batch": count, "size": size, "bandwidth_share": 0.1}
+
+    state = {"sha": "a" * 40, "dirty": False}
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    monkeypatch.setattr(kernels, "rows", rows)
+    monkeypatch.setattr(kernels, "copy_bandwidth", lambda _: 1e9)
+    monkeypatch.setattr("speedrun.record.git_state", lambda: state)
+    monkeypatch.setattr("sys.argv", ["kernels", "--device", "cpu", "--quick", "--resume"])
+    with pytest.raises(KeyboardInterrupt):
+        kernels.main()
+    assert measured[:2] == ["flip + translate", "dsnet"]
+    assert kernels.main() == 0
+    assert measured[4:] == measured[3:4] + [name for name in kernels.OPERATIONS if name not in measured[:4]]
+    monkeypatch.setattr("sys.argv", ["kernels", "--device", "cpu", "--resume", "--only", "dsnet"])  # further places
+    assert kernels.main() == 0
+    assert measured[-1] == "dsnet"
+    state["dirty"] = True  # one change is not told from another
+    assert kernels.main() == 0
+    assert measured[-2:] == ["dsnet", "dsnet"]
+    assert records.git_state() == state
 
 
 @pytest.mark.parametrize("name", training_kernels.CASES)
@@ -107,3 +206,36 @@ def test_the_sheet_shows_every_operation():
     assert np.array_equal(first[:: augment_sheet.SCALE, :: augment_sheet.SCALE], data[1].numpy())
     rows = np.asarray(paper)[:, augment_sheet.LABEL :].reshape(names, cell, -1)
     assert all((row != rows[0]).any() for row in rows[1:])
+
+
+def sheet_of(monkeypatch: pytest.MonkeyPatch, out: object) -> int:
+    monkeypatch.setattr("sys.argv", ["augment_sheet", "--out", str(out)])
+    return augment_sheet.main()
+
+
+def test_a_sheet_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
+    asked: list[str] = []
+
+    def load(name="auto", **_):
+        asked.append(name)
+        return SimpleNamespace(train_images=images(400).numpy())
+
+    monkeypatch.setattr(augment_sheet.data, "load", load)
+    for name in ("sheet", "sheet.mp4"):
+        with pytest.raises(UsageError, match=rf"--out .*{name}: no kind of picture ends so"):
+            sheet_of(monkeypatch, tmp_path / name)
+    assert asked == []
+    with pytest.raises(SpeedrunError, match=r"--out .*sheet\.png cannot be written: .*No such file"):
+        sheet_of(monkeypatch, tmp_path / "none" / "sheet.png")
+    assert sheet_of(monkeypatch, tmp_path / "sheet.png") == 0
+    assert (tmp_path / "sheet.png").stat().st_size > 10_000
+    assert set(asked) == {"cifar10"}  # never generated images in its place
+
+
+def test_a_sheet_is_of_real_images_or_not_made(tmp_path, monkeypatch):
+    def load(name="auto", **_):
+        raise DataError(f"{name} is not here")
+
+    monkeypatch.setattr(augment_sheet.data, "load", load)
+    with pytest.raises(DataError, match="cifar10 is not here"):
+        sheet_of(monkeypatch, tmp_path / "sheet.png")
