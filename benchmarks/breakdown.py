@@ -5,6 +5,7 @@ read or written once, over the memory's bandwidth. It is that of the step as it 
 compiled code that fuses several may go below it.
 """
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from benchmarks.kinds import AUGMENTATION, KINDS, OPTIMISER, kind_of
 from speedrun.device import synchronize
 from speedrun.methods.plain import PlainStep
 from speedrun.stream import Stream
+from speedrun.trainee import Trainee
 
 # Of the run, at each step that is measured. At its end every operation is there and the rate is 0: the net, and with it
 # the numbers that the operations see, stay as they are. The whitening's bias is frozen by then, as for most of a run.
@@ -57,8 +59,11 @@ class Profile:
         return {kind: seconds / total for kind, seconds in self.seconds.items() if seconds > 0}
 
 
-def marked(step: PlainStep, stream: Stream, size: int) -> Callable[[], Tensor]:
-    """A step of training as a run makes it, its augmentation marked for the profiler."""
+def marked(trained: Trainee, size: int) -> Callable[[], Tensor]:
+    """A step of training as a run makes it, its augmentation marked for the profiler; not in a graph, where no
+    operation has a name."""
+    loose = dataclasses.replace(trained, captured=None)
+    step, stream = loose.step(), loose.stream()
 
     def call() -> Tensor:
         with record_function(AUGMENTATION):

@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.add_argument(f"--{name}", type=Path, metavar="PATH", help=f"write {what}")
     options = parser.parse_args(argv)
     comparison = compare(options.files)
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)  # `x.jsonl:100:` is the place of a fault and no face
     console.print(tables.rich(comparison, wide=console.width >= WIDE))
     texts = ((options.markdown, tables.markdown), (options.csv, tables.csv_text), (options.html, page.page))
     try:

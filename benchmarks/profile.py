@@ -62,7 +62,7 @@ def main() -> int:
     times = in_turn(calls, choice.device, cold=False, seconds=PEAK_SECONDS)
     peak = max(operations / min(times[name]) for name, (operations, _) in products.items())
     bandwidth = copy_bandwidth(choice.device)
-    profile = breakdown.profiled(breakdown.marked(trained.step(), trained.stream(), size), choice.device)
+    profile = breakdown.profiled(breakdown.marked(trained, size), choice.device)
     eager = build(dataclasses.replace(config, compile="off"), machine)
     works = breakdown.work(eager.step(), eager.stream(), size)
     print(f"{steps.title(steps.about(trained.config, machine), size)}; peak {peak / 1e12:.3g} TFLOP/s, ", end="")

@@ -93,8 +93,7 @@ def measure(trained: Trainee, size: int, seconds: float) -> dict[str, Any]:
     reached = {name: operations / statistics.median(times[name]) for name, (operations, _) in products.items()}
     peak = max(reached.values())
     flops = 3 * models.forward_flops(trained.net, size) * trained.batch_size
-    loose = dataclasses.replace(trained, captured=None)  # in a graph no operation has a name
-    profile = breakdown.profiled(breakdown.marked(loose.step(), loose.stream(), size), device)
+    profile = breakdown.profiled(breakdown.marked(trained, size), device)
     return {
         "size": size,
         "seconds": dataclasses.asdict(timing),

@@ -71,6 +71,12 @@ def a_kernel(
     return {**envelope("kernel", device), **circumstances(dtype=dtype), "values": {"rows": rows}}
 
 
+def an_evaluation(device: dict[str, Any], seconds: float, images: int) -> dict[str, Any]:
+    net = {"recipe": "speednet", "net": "64/256/256", "pixels": 32, "views": "one", "batch": 125, "dtype": "bfloat16"}
+    row = {"about": net, "seconds": a_timing(seconds), "runs": [seconds], "images": images}
+    return {**envelope("evaluation", device), **circumstances(images=images), "rows": [row]}
+
+
 def write(path: Path, *lines: Any) -> Path:
     path.write_text("".join((each if isinstance(each, str) else record.dumps(each)) + "\n" for each in lines))
     return path

@@ -16,6 +16,7 @@ from tape import Tape
 from torch import Tensor
 
 import speedrun
+from benchmarks import breakdown
 from speedrun import config as configs
 from speedrun import data, device, recipes, run, screen
 from speedrun.config import Config, SelectConfig
@@ -123,6 +124,19 @@ def test_a_step_that_is_only_repeated_gives_the_eager_losses(recipe: str, settin
     losses = [step(step.stream.next(size), progress).clone() for progress, size in progresses(made.resolutions)]
     assert set(step.tapes) == {(12, False), (12, True), (16, True)}  # type: ignore[attr-defined]
     compare(made, twin, losses, step)
+
+
+def test_the_operations_of_a_captured_step_are_told_apart(machine: Machine, monkeypatch: pytest.MonkeyPatch):
+    made = trainee(machine)
+    made.captured = captured_step(made)
+
+    def replayed(*_: object) -> Tensor:
+        raise AssertionError("in a graph no operation has a name")
+
+    monkeypatch.setattr(CapturedStep, "__call__", replayed)
+    seconds = breakdown.profiled(breakdown.marked(made, 12), torch.device("cpu"), steps=1).seconds
+    assert min(seconds[kind] for kind in ("convolutions, forward", "convolutions, backward", "augmentation")) > 0
+    assert isinstance(made.captured, CapturedStep)
 
 
 def test_a_tape_tells_what_waits_and_repeats_what_it_was_given():

@@ -16,6 +16,7 @@ from machines import (
     a_run,
     a_step,
     a_timing,
+    an_evaluation,
     envelope,
     gpu,
     runs,
@@ -178,6 +179,21 @@ def test_faults_are_told_by_line_and_do_not_stop_the_rest(tmp_path: Path):
     assert len(found.groups[0].cells) == 2
     with pytest.raises(DataError, match=r"none\.jsonl: no record"):
         compare.compare([tmp_path / "none.jsonl"])
+
+
+def test_the_terminal_shows_the_place_of_every_fault_as_it_is(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "500")
+    path = write(tmp_path / "a.jsonl", *["{"] * 100, *runs(gpu("A"), 0.9))
+    assert compare.main([str(path)]) == 0
+    assert f"not read: {path}:100: not JSON" in capsys.readouterr().out
+
+
+def test_evaluations_of_other_numbers_of_images_are_not_compared(tmp_path: Path):
+    few, many = an_evaluation(gpu("A"), 0.1, 1_000), an_evaluation(gpu("B"), 0.8, 10_000)
+    found = two(tmp_path, [few, an_evaluation(gpu("A"), 0.9, 10_000)], [many])
+    assert [(group.key[4], len(group.cells)) for group in found.groups] == [("1000", 1), ("10000", 2)]
+    assert (PARTS["evaluation"].title, "B", "there only with images 10000") in found.unmatched
+    assert found.groups[0].cells["A"].extras["images/s"] == pytest.approx(1e4)
 
 
 @pytest.fixture

@@ -123,7 +123,7 @@ def test_a_step_makes_a_sound_record(machine: Machine, config: Config, monkeypat
 
 def test_measuring_leaves_the_net_as_it_was(machine: Machine, config: Config):
     trained = steps.prepared(config, machine)
-    call = breakdown.marked(trained.step(), trained.stream(), SIZE)
+    call = breakdown.marked(trained, SIZE)
     call()
     before = [parameter.clone() for parameter in trained.net.parameters()]
     call()
