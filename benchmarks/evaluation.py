@@ -11,8 +11,7 @@ import sys
 from typing import Any
 
 from benchmarks import step as steps
-from benchmarks.harness import Call, Session, Timing, in_turn
-from benchmarks.results import add
+from benchmarks.harness import Call, Session, Timing, in_turn, report
 from benchmarks.rows import net_name
 from speedrun import config as configs
 from speedrun.errors import SpeedrunError
@@ -67,11 +66,12 @@ def main() -> int:
     session, base = Session(machine.choice.device), steps.asked(options.recipe, options, machine)
     count = QUICK_IMAGES if options.quick else IMAGES
     for config in steps.cases(base, machine, steps.given_widths(options, base, one=options.quick)):
-        rows = measure(build(config, machine), count, options.seconds)
+        trained = build(config, machine)
+        session.begin()
+        rows = measure(trained, count, options.seconds)
         print("\n".join(map(line, rows)), flush=True)
-        if not options.no_record:
-            settings = {"config": configs.to_dict(config), "images": count}
-            add(session.line("evaluation", settings, rows=rows))
+        settings = {"config": configs.to_dict(config), "images": count}
+        report(session.line("evaluation", settings, rows=rows), keep=not options.no_record)
     return 0
 
 

@@ -1,5 +1,10 @@
 """What benchmarks of operations share: timings with their ends, calls in turn, a cold cache, the bandwidth; the record
-of a measurement with the machine's state before and after it."""
+of a measurement with the machine's state before and after it.
+
+Not by `triton.testing.do_bench` nor `torch.utils.benchmark`, which time one call to its end and then the next, so that
+what the machine does meanwhile falls on one of them; which keep no order of the measurements, from which a drift shows;
+and in which the host's launches count where the device is the faster of the two. The first knows no CPU.
+"""
 
 import hashlib
 import json
@@ -7,18 +12,20 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from benchmarks import sensors
+from benchmarks import results, sensors
+from benchmarks.rows import rows
 from speedrun import record
 from speedrun.device import describe, synchronize
 
 Call = Callable[[], object]
+Key = TypeVar("Key")
 
 # How far two measurements of one thing on a quiet machine may lie apart.
 AGREEMENT = 0.05
@@ -26,7 +33,10 @@ _FLUSH = 256 * 2**20  # bytes: larger than the last-level cache of every device 
 _COPY = 512 * 2**20  # bytes, each way
 _CYCLES = 2e9  # a second, about, of a CUDA device
 _AHEAD = 0.05  # seconds that a device is held back at most
-_MOST = 1000  # measurements
+_MOST = 200  # measurements; a record holds each
+_WARM = 0.05  # seconds in which clocks have risen
+# What is timed together, so that the half microsecond by which events are off does not count: this long, so many.
+_BATCH, _BATCHED = 1e-3, 50
 _PARTS = 5
 
 
@@ -45,11 +55,6 @@ class Timing:
     drift: float
     parts: tuple[float, ...]
 
-    def plus(self, seconds: float) -> "Timing":
-        """The timing of calls that each took so much longer."""
-        median, p20, p80 = (end + seconds for end in (self.median, self.p20, self.p80))
-        return replace(self, median=median, p20=p20, p80=p80, parts=tuple(part + seconds for part in self.parts))
-
     @classmethod
     def of(cls, times: Sequence[float]) -> "Timing":
         """The timing that measurements come to, in their order."""
@@ -63,7 +68,7 @@ class Timing:
         return cls(median, p20, p80, len(times), drift, parts)
 
 
-def measure(call: Call, device: torch.device, *, cold: bool, seconds: float = 0.5, together: int = 1) -> Timing:
+def measure(call: Call, device: torch.device, *, cold: bool, seconds: float = 0.5, together: int | None = 1) -> Timing:
     """Times one call; see `in_turn`."""
     return Timing.of(in_turn({"": call}, device, cold=cold, seconds=seconds, together=together)[""])
 
@@ -74,15 +79,16 @@ def in_turn(
     *,
     cold: bool,
     seconds: float = 0.5,
-    together: int = 1,
+    together: int | None = 1,
     ahead: bool = True,
 ) -> dict[str, list[float]]:
-    """Seconds of each call, measured in turn for about `seconds` each, at least 3 times, after two that warm up.
+    """Seconds of each call, measured in turn for about `seconds` each, at least 3 times, after some that warm up.
 
     In turn, and every other time in reverse, so that what the machine does meanwhile falls on all alike.
     cold: the caches are flushed before every call, outside the measurement. together: calls to a measurement, which
-    counts as their mean; cold, 1. On CUDA by events. ahead: the device begins only when the host has asked for
-    everything, so that a call which never waits for the device is timed without the host; else as it comes.
+    counts as their mean; cold, 1; None: as many as take a millisecond, 50 at most. On CUDA by events. ahead: the device
+    begins only when the host has asked for everything, so that a call which never waits for the device is timed without
+    the host; else as it comes.
     """
     flush = _Flush(device) if cold else None
     together = 1 if cold else together
@@ -101,11 +107,10 @@ def in_turn(
     return times
 
 
-def _timer(call: Call, device: torch.device, together: int, ahead: bool) -> Callable[[], float]:
+def _timer(call: Call, device: torch.device, together: int | None, ahead: bool) -> Callable[[], float]:
     """What measures the call once: its seconds, the mean of `together` calls. Warms up."""
-    for _ in range(2):
-        call()
-    synchronize(device)
+    last = _warm_up(call, device)
+    together = together or max(1, min(_BATCHED, round(_BATCH / max(last, 1e-9))))
     if device.type == "cuda":
         return _OnCuda(call, together, ahead)
 
@@ -118,6 +123,18 @@ def _timer(call: Call, device: torch.device, together: int, ahead: bool) -> Call
         return seconds
 
     return timer
+
+
+def _warm_up(call: Call, device: torch.device) -> float:
+    """Call twice, and then until the clocks have had time to rise; the seconds of the last call."""
+    begun, done, last = time.perf_counter(), 0, 0.0
+    while done < 2 or time.perf_counter() - begun < _WARM:
+        start = time.perf_counter()
+        call()
+        synchronize(device)
+        last = time.perf_counter() - start
+        done += 1
+    return last
 
 
 def _on_host(call: Call, together: int) -> float:
@@ -167,7 +184,7 @@ def copy_bandwidth(device: torch.device, size: int = _COPY) -> float:
     return 2 * size / measure(lambda: target.copy_(source), device, cold=False).median
 
 
-def disagreement(now: Mapping[object, float], before: Mapping[object, float]) -> float | None:
+def disagreement(now: Mapping[Key, float], before: Mapping[Key, float]) -> float | None:
     """How far two measurements of the same things, seconds by what was measured, lie apart: median ratio less 1.
 
     None where they have nothing in common. The median, because one thing that was disturbed says nothing of the rest.
@@ -176,21 +193,60 @@ def disagreement(now: Mapping[object, float], before: Mapping[object, float]) ->
     return statistics.median(ratios) - 1 if ratios else None
 
 
+def changed(line: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> str:
+    """One line where the timings of a record lie further from those of the newest of its kind, on this machine and of
+    these settings, than a quiet machine's would; else empty."""
+    same = ("kind", "device", "versions", "config_hash")
+    earlier = [other for other in records if all(other.get(name) == line[name] for name in same)]
+    if not earlier:
+        return ""
+    newest = max(earlier, key=lambda other: other["started"])
+    now, before = ({row.reading.key: row.reading.median for row in rows(each, "")} for each in (line, newest))
+    off = disagreement(now, before)
+    if off is None or abs(off) <= AGREEMENT:
+        return ""
+    return f"{off:+.1%} against the record of {newest['started']}: the machine was not quiet, or the code has changed"
+
+
+def drifted(line: Mapping[str, Any]) -> str:
+    """One line where the machine changed while some of a record's timings were made, else empty."""
+    found = [line["seconds"]] if "seconds" in line else line["rows"] if "rows" in line else line["values"]["rows"]
+    drifts = [row.get("seconds", row)["drift"] for row in found if "error" not in row]
+    far = [drift for drift in drifts if abs(drift) > AGREEMENT]
+    if not far:
+        return ""
+    return f"the machine was not quiet: {len(far)} of {len(drifts)} timings drifted, one by {max(far, key=abs):+.0%}"
+
+
+def report(line: Mapping[str, Any], *, keep: bool) -> None:
+    """Say what speaks against the timings of a record, and add it to the results if it is to be kept."""
+    for problem in filter(None, (drifted(line), changed(line, results.recorded()))):
+        print(problem, file=sys.stderr, flush=True)
+    if keep:
+        results.add(line)
+
+
 class Session:
     """Measurements on one device: its description, and its state before and after those of each record."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.about = describe(device)
-        self.before = sensors.state(device)
-        if problem := sensors.warning(self.about["cores"]):
+        if problem := sensors.warning(device, self.about["cores"]):
             print(problem, file=sys.stderr)
+        self.begin()
+
+    def begin(self) -> None:
+        """Note the machine's state: the measurements of the next record begin now."""
+        self.before, self.begun = sensors.state(self.device), time.monotonic()
 
     def line(self, kind: str, settings: Mapping[str, Any], **fields: Any) -> dict[str, Any]:
         """A record of a benchmark of this session, made of plain values."""
         threads = torch.get_num_threads() if self.device.type == "cpu" else None
         settings = {**settings, "threads": threads}
         before, self.before = self.before, sensors.state(self.device)
+        if problem := sensors.stolen(before, self.before, time.monotonic() - self.begun):
+            print(problem, file=sys.stderr)
         circumstances = {
             "settings": settings,
             "config_hash": config_hash(settings),

@@ -5,7 +5,7 @@
 For each operation, batch and size, with caches flushed and warm: the median, images a second, and the share of the
 measured copy bandwidth that the bytes come to which must move (each image in once, the batch out; of mixes, which read
 up to four images for one, the share is a lower bound). Beside it, where they are installed: the torch twin, the twin
-compiled, airbench's way, kornia and triton-augment.
+compiled, airbench's way, kornia and triton-augment, all in turn.
 
 `--quick` takes 32 pixels, batches of 512, for two operations also of 2,048, on a GPU for one also of 1,024 and 50,000,
 and no compilation. Every operation is recorded as it ends, those that most is asked of first, so that a run which is
@@ -13,10 +13,9 @@ cut short leaves what it has; `--resume` leaves out what is recorded of this cod
 """
 
 import argparse
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from itertools import count as counted
@@ -25,9 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import peers, results
-from benchmarks.harness import AGREEMENT, Call, Session, Timing, copy_bandwidth, disagreement, measure
-from benchmarks.rows import place
+from benchmarks import launches, peers, results
+from benchmarks.harness import Call, Session, copy_bandwidth, report
+from benchmarks.launches import Contender
 from kernels.augment import augment, mix, view
 from kernels.augmentation import Augmentation
 from kernels.philox import Key
@@ -152,10 +151,8 @@ def compiled(data: Data, index: Tensor, augmentation: Augmentation) -> Call:
     return call
 
 
-def contenders(
-    name: str, data: Data, index: Tensor, augmentation: Augmentation, quick: bool
-) -> Iterator[tuple[str, Callable[[], Call | None]]]:
-    """Whatever may do this operation here: a name, and what makes its call, or None where it cannot."""
+def contenders(name: str, data: Data, index: Tensor, augmentation: Augmentation, quick: bool) -> Iterator[Contender]:
+    """Whatever may do this operation here."""
     if index.is_cuda:
         yield "fused", partial(eager, data, index, augmentation, "fused")
         yield "fused, in a graph", partial(captured, data, index, augmentation)
@@ -174,8 +171,8 @@ def contenders(
 def rows(
     name: str, data: Data, sizes: Sequence[int], counts: Sequence[int], quick: bool, bandwidth: float
 ) -> Iterator[dict[str, Any]]:
-    """One measurement of an operation a row. A contender that raises gives one row that says what."""
-    device = data.images.device
+    """One measurement of an operation a row, see `launches.rows`."""
+    device, seconds = data.images.device, 0.2 if quick else 0.3
     for size in sizes:
         fields = OPERATIONS[name]
         scaled = {key: fields.get(key, full) * size // 32 for key, full in (("cutout", 0), ("hole_size", 8))}
@@ -183,58 +180,9 @@ def rows(
         for count in counts:
             index = torch.randperm(DATA, generator=torch.Generator().manual_seed(1))[:count].to(device)
             moved = count * (32 * 32 * 3 + size * size * 3 * data.dtype.itemsize)
-            for contender, make in contenders(name, data, index, augmentation, quick):
-                about = {"operation": name, "contender": contender, "batch": count, "size": size}
-                try:
-                    call = make()
-                    if call is None:
-                        continue
-                    together = 50 if contender == "fused, in a graph" else 1
-                    for cold in (True, False):
-                        timing = measure(call, device, cold=cold, seconds=0.2 if quick else 0.3, together=together)
-                        timing = timing.plus(getattr(call, "besides", 0.0))
-                        yield {**about, "cold": cold, **result(timing, count, moved, bandwidth)}
-                except Exception as error:  # others' code, or a compiler: whatever it raises must not cost the rest
-                    yield {**about, "cold": True, "error": failure(error)}
-
-
-def failure(error: Exception) -> str:
-    """An error in one line for a record, which goes to others, whom the folders of this machine do not concern."""
-    first = f"{type(error).__name__}: {error}".splitlines()[0]
-    return re.sub(r"(/[^\s/'\":,]+){2,}/?", "...", first)
-
-
-def result(timing: Timing, count: int, moved: int, bandwidth: float) -> dict[str, Any]:
-    return {
-        **asdict(timing),
-        "images_per_second": count / timing.median,
-        "bytes": moved,
-        "bandwidth_share": moved / timing.median / bandwidth,
-    }
-
-
-def markdown(measured: Sequence[dict[str, Any]]) -> str:
-    """All rows as a table, caches flushed and warm side by side."""
-    lines = [
-        "| operation | by | batch | pixels | median, cold | p20 to p80 | images/s | of copy bandwidth | median, warm |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    warm = {place(line): line for line in measured if not line["cold"]}
-    for line in measured:
-        about = f"| {line['operation']} | {line['contender']} | {line['batch']:,} | {line['size']} "
-        if "error" in line:
-            lines.append(f"{about}| {line['error']} | | | | |")
-        elif line["cold"]:
-            other = f"{_duration(warm[place(line)]['median'])}" if place(line) in warm else ""
-            lines.append(
-                f"{about}| {_duration(line['median'])} | {_duration(line['p20'])} to {_duration(line['p80'])} "
-                f"| {line['images_per_second']:,.0f} | {100 * line['bandwidth_share']:.1f} % | {other} |"
-            )
-    return "\n".join(lines)
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds * 1e6:.1f} µs" if seconds < 1e-3 else f"{seconds * 1e3:.2f} ms"
+            about = {"operation": name, "batch": count, "size": size}
+            every = contenders(name, data, index, augmentation, quick)
+            yield from launches.rows(about, every, device, seconds=seconds, moved=moved, bandwidth=bandwidth)
 
 
 def main() -> int:
@@ -258,14 +206,11 @@ def main() -> int:
         if options.resume and covered(settings, counts, sizes, session.about, results.recorded()):
             print(f"\n{name}: recorded", flush=True)
             continue
+        session.begin()
         measured = list(rows(name, data, sizes, counts, options.quick, bandwidth))
-        print(f"\n{markdown(measured)}", flush=True)
+        print(f"\n{launches.markdown(measured)}", flush=True)
         values = {"threads": torch.get_num_threads(), "copy_bytes_per_second": bandwidth, "rows": measured}
-        line = session.line("kernel", settings, values=values)
-        if problem := changed(line, results.recorded()):
-            print(problem, file=sys.stderr)
-        if not options.no_record:
-            results.add(line)
+        report(session.line("kernel", settings, values=values), keep=not options.no_record)
     return 0
 
 
@@ -296,23 +241,6 @@ def covered(
         for row in each["values"]["rows"]
     }
     return {(count, size) for count in counts for size in sizes} <= done
-
-
-def changed(line: dict[str, Any], records: Sequence[dict[str, Any]]) -> str:
-    """One line where a record lies further from the newest of its kind than a quiet machine's would, else empty."""
-    same = ("kind", "device", "versions", "config_hash")
-    earlier = [other for other in records if all(other.get(name) == line[name] for name in same)]
-    if not earlier:
-        return ""
-    newest = max(earlier, key=lambda other: other["started"])
-    off = disagreement(_medians(line), _medians(newest))
-    if off is None or abs(off) <= AGREEMENT:
-        return ""
-    return f"{off:+.1%} against the record of {newest['started']}: the machine was not quiet, or the code has changed"
-
-
-def _medians(line: dict[str, Any]) -> dict[object, float]:
-    return {(*place(row), row["cold"]): row["median"] for row in line["values"]["rows"] if "error" not in row}
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Clocks, power, temperature and load of a device, as far as the machine tells them: what a timing was made under.
 
+A virtual machine's cores may want to run and not be let: that time is stolen, and what differs from run to run most.
 NVML where its Python binding is installed (nvidia-ml-py), else nvidia-smi; neither is needed.
 """
 
@@ -7,45 +8,81 @@ import os
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 Reading = float | None
-_NAMES = ("clock_mhz", "memory_clock_mhz", "power_watts", "power_limit_watts", "temperature_celsius")
-_QUERY = "clocks.sm,clocks.mem,power.draw,power.limit,temperature.gpu"  # nvidia-smi's names, in this order
+_NAMES = (
+    "clock_mhz",
+    "memory_clock_mhz",
+    "power_watts",
+    "power_limit_watts",
+    "temperature_celsius",
+    "utilization_percent",
+)
+# nvidia-smi's names, in this order
+_QUERY = "clocks.sm,clocks.mem,power.draw,power.limit,temperature.gpu,utilization.gpu"
 _SMI_SECONDS = 10.0
 _THERMAL = Path("/sys/class/thermal")
-_LOAD = Path("/proc/loadavg")
+_LOAD, _STAT = Path("/proc/loadavg"), Path("/proc/stat")
 _LOOKS, _LOOK_SECONDS = 5, 0.1
 # More of the cores than this wanted by others: on two cores, by one of them, which can slow a step a hundredfold.
 BUSY_SHARE = 0.25
+# Of a GPU's time, in percent, more than what a desktop takes; of the cores' time, more than timings may differ by.
+BUSY_PERCENT, STOLEN_SHARE = 10.0, 0.05
 
 
-def state(device: torch.device) -> dict[str, Reading]:
+def state(device: "torch.device") -> dict[str, Reading]:
     """The fields of `speedrun.schema.STATE`, None where the machine does not tell. Takes up to a second."""
+    readings = [_processor_clock(), None, None, None, _processor_temperature(), None]
     if device.type == "cuda":
+        import torch
+
         uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
         readings = _by_nvml(uuid) or _by_smi(uuid) or [None] * len(_NAMES)
-    else:
-        readings = [_processor_clock(), None, None, None, _processor_temperature()]
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    return {**dict(zip(_NAMES, readings, strict=True)), "load": load}
+    return {**dict(zip(_NAMES, readings, strict=True)), "load": load, "stolen_seconds": _stolen_seconds()}
 
 
-def warning(cores: int) -> str:
+def warning(device: "torch.device", cores: int) -> str:
     """One line that says why a measurement begun now is not to be trusted, empty where nothing speaks against it.
 
-    Takes half a second. The load of the last minute would not do: in it counts what was measured before.
+    Takes half a second and more. The load of the last minute would not do: in it counts what was measured before. A GPU
+    must be idle: what it does is taken for that of others.
     """
+    before, begun = {"stolen_seconds": _stolen_seconds()}, time.monotonic()
     others = _others()
+    now = state(device)
+    problems = [stolen(before, now, time.monotonic() - begun)]
     if others > BUSY_SHARE * cores:
-        return f"the machine is busy: threads of others that want one of its {cores} cores: {others:g}"
-    return ""
+        problems.append(f"the machine is busy: threads of others that want one of its {cores} cores: {others:g}")
+    if (used := now["utilization_percent"] or 0.0) > BUSY_PERCENT:
+        problems.append(f"the GPU is busy: others use it {used:g} % of the time")
+    return "; ".join(filter(None, problems))
+
+
+def stolen(before: Mapping[str, Reading], after: Mapping[str, Reading], seconds: float) -> str:
+    """One line where the host kept too much of the cores' time from this virtual machine between two states that lie
+    `seconds` apart; else empty."""
+    first, last = before["stolen_seconds"], after["stolen_seconds"]
+    if first is None or last is None:
+        return ""
+    share = (last - first) / (max(seconds, 1e-3) * (os.cpu_count() or 1))
+    return f"the host withheld {share:.0%} of the cores' time" if share > STOLEN_SHARE else ""
+
+
+def _stolen_seconds() -> Reading:
+    """Of all cores, since the machine started, as Linux tells it."""
+    with suppress(OSError, ValueError, IndexError):
+        words = _STAT.read_text(encoding="ascii").split("\n", 1)[0].split()
+        return int(words[8]) / os.sysconf("SC_CLK_TCK")
+    return None
 
 
 def _others() -> float:
@@ -73,6 +110,7 @@ def _by_nvml(uuid: str) -> list[Reading] | None:
             _asked(lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1000),
             _asked(lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000),
             _asked(lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
+            _asked(lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu),
         ]
     except nvml.NVMLError:
         return None

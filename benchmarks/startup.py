@@ -17,9 +17,8 @@ from collections.abc import Iterable
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks import results
 from benchmarks.curve import run_main_job
-from benchmarks.harness import Session, Timing
+from benchmarks.harness import Session, Timing, report
 from speedrun import device as devices
 from speedrun.errors import SpeedrunError
 
@@ -82,12 +81,17 @@ def main() -> int:
         row("import torch", "warm", outside(["-c", "import torch"], times)),
     ]
     rows += [row(what, "warm", seconds) for what, seconds in phases(flags, times).items()]
+    failed = 0
     if not options.quick:
-        compiled = compiling(options.compile, flags)
+        try:
+            compiled = compiling(options.compile, flags)
+        except SpeedrunError as error:  # what was measured before it is recorded all the same
+            print(f"compile {options.compile}: {error}", file=sys.stderr, flush=True)
+            compiled, failed = {}, error.exit_code
         rows += [row(f"compile {options.compile}", cache, seconds) for cache, seconds in compiled.items()]
-    if not options.no_record:
-        results.add(session.line("startup", {"compile": options.compile, "times": times}, rows=rows))
-    return 0
+    settings = {"compile": options.compile, "times": times}
+    report(session.line("startup", settings, rows=rows), keep=not options.no_record)
+    return failed
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks import breakdown, results
-from benchmarks.harness import AGREEMENT, Call, Session, Timing, in_turn
+from benchmarks import breakdown
+from benchmarks.harness import Call, Session, Timing, in_turn, report
 from benchmarks.rows import step_name
 from speedrun import config as configs
 from speedrun import device as devices
@@ -146,12 +146,11 @@ def line(fields: dict[str, Any]) -> str:
     """A record's numbers for a person."""
     timing, shares = fields["seconds"], sorted(fields["breakdown"].items(), key=lambda pair: -pair[1])
     parts = ", ".join(f"{kind} {share:.0%}" for kind, share in shares if share >= 0.01)
-    drift = f"; the machine was not quiet: {timing['drift']:+.0%}" if abs(timing["drift"]) > AGREEMENT else ""
     times = f"{1e3 * timing['median']:.3g} ms ({1e3 * timing['p20']:.3g} to {1e3 * timing['p80']:.3g})"
     return (
         f"{title(fields, fields['size'])}: {times}, {fields['images_per_second']:,.0f} images/s, "
         f"{fields['flops_per_second'] / 1e12:.3g} TFLOP/s, {fields['peak_share']:.0%} of "
-        f"{fields['peak_flops_per_second'] / 1e12:.3g}, {fields['memory'] / 2**20:,.0f} MiB\n  {parts}{drift}"
+        f"{fields['peak_flops_per_second'] / 1e12:.3g}, {fields['memory'] / 2**20:,.0f} MiB\n  {parts}"
     )
 
 
@@ -213,11 +212,11 @@ def measure_recipe(recipe: str, options: argparse.Namespace, machine: Machine, s
         trained = prepared(config, machine)
         sizes = options.size or (trained.resolutions[:1] if options.quick else sorted(set(trained.resolutions)))
         for size in sizes:
+            session.begin()
             fields = {**about(trained.config, machine, options.set), **measure(trained, size, seconds)}
             print(line(fields), flush=True)
-            if not options.no_record:
-                settings = {"config": configs.to_dict(trained.config), "size": size, "images": IMAGES}
-                results.add(session.line("step", settings, **fields))
+            settings = {"config": configs.to_dict(trained.config), "size": size, "images": IMAGES}
+            report(session.line("step", settings, **fields), keep=not options.no_record)
 
 
 def main() -> int:

@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks import results
-from benchmarks.harness import Call, Session, copy_bandwidth, measure
-from benchmarks.kernels import failure, markdown, result
+from benchmarks import launches
+from benchmarks.harness import Call, Session, copy_bandwidth, report
+from benchmarks.launches import Contender
 from kernels.conv_fp8 import conv_fp8
 from kernels.conv_pool import conv_pool_norm
 from kernels.newton_schulz import orthogonalize_all
@@ -145,8 +145,8 @@ def captured(call: Call) -> Call:
     return graph.replay
 
 
-def contenders(case: Case, device: torch.device, quick: bool) -> Iterator[tuple[str, Callable[[], Call]]]:
-    """Whatever may do it here: a name, and what makes its call."""
+def contenders(case: Case, device: torch.device, quick: bool) -> Iterator[Contender]:
+    """Whatever may do it here."""
     cuda = device.type == "cuda"
     if cuda:
         yield "fused", partial(case.make, "fused")
@@ -161,18 +161,11 @@ def contenders(case: Case, device: torch.device, quick: bool) -> Iterator[tuple[
 def rows(
     name: str, device: torch.device, dtype: torch.dtype, quick: bool, bandwidth: float
 ) -> Iterator[dict[str, Any]]:
-    """One measurement a row. A contender that raises gives one row that says what."""
-    case = CASES[name](device, dtype, quick)
-    for contender, make in contenders(case, device, quick):
-        about = {"operation": name, "contender": contender, "batch": case.batch, "size": case.size}
-        try:
-            call = make()
-            together = 10 if contender.endswith("in a graph") else 1
-            for cold in (True, False):
-                timing = measure(call, device, cold=cold, seconds=0.2 if quick else 0.5, together=together)
-                yield {**about, "cold": cold, **result(timing, case.batch, case.moved, bandwidth)}
-        except Exception as error:  # a compiler may raise anything, and must not cost the other rows
-            yield {**about, "cold": True, "error": failure(error)}
+    """One measurement a row, see `launches.rows`."""
+    case, seconds = CASES[name](device, dtype, quick), 0.2 if quick else 0.5
+    about = {"operation": name, "batch": case.batch, "size": case.size}
+    every = contenders(case, device, quick)
+    return launches.rows(about, every, device, seconds=seconds, moved=case.moved, bandwidth=bandwidth)
 
 
 def main() -> int:
@@ -187,12 +180,12 @@ def main() -> int:
     session, bandwidth = Session(device), copy_bandwidth(device)
     print(f"copy bandwidth {bandwidth / 1e9:.1f} GB/s", flush=True)
     for name in options.only or CASES:
+        session.begin()
         measured = list(rows(name, device, dtype, options.quick, bandwidth))
-        print(f"\n{markdown(measured)}", flush=True)
+        print(f"\n{launches.markdown(measured)}", flush=True)
         values = {"threads": torch.get_num_threads(), "copy_bytes_per_second": bandwidth, "rows": measured}
         settings = {"operation": name, "dtype": str(dtype).removeprefix("torch."), "quick": options.quick}
-        if not options.no_record:
-            results.add(session.line("training_kernel", settings, values=values))
+        report(session.line("training_kernel", settings, values=values), keep=not options.no_record)
     return 0
 
 

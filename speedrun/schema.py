@@ -41,8 +41,14 @@ class Field:
 
 Table = Mapping[str, Field]
 
+
+def _optional(table: Table) -> Table:
+    return {name: replace(field, required=False) for name, field in table.items()}
+
+
 _TEXT = Field(str, "free text")
 _SECONDS = Field(float, "seconds", low=0)
+_RATE = Field(float, "a second, or of what is possible", low=0)
 _VERSION = Field(str, "version, or null if it is not installed", null="always")
 
 DEVICE: Table = {
@@ -194,6 +200,8 @@ STATE: Table = {
     "power_limit_watts": _READING,
     "temperature_celsius": _READING,
     "load": _READING,  # processes that wanted a core, mean over the last minute
+    "utilization_percent": replace(_READING, required=False),  # of a GPU's time, over about the last second
+    "stolen_seconds": replace(_READING, required=False),  # that the host withheld from a virtual machine's cores so far
 }
 # What every benchmark of operations tells beside its numbers; the oldest records of kernels lack it.
 _CIRCUMSTANCES: Table = {
@@ -205,6 +213,8 @@ _CIRCUMSTANCES: Table = {
         fields={name: Field(dict, f"{name} measuring", fields=STATE) for name in ("before", "after")},
     ),
 }
+# Of the runs of a benchmark, of the newer ones.
+_STATE: Table = _optional({name: _CIRCUMSTANCES[name] for name in ("state", "config_hash")})
 TIMING: Table = {
     "median": _SECONDS,
     "p20": _SECONDS,
@@ -212,6 +222,29 @@ TIMING: Table = {
     "calls": Field(int, "measurements", low=1),
     "drift": Field(float, "median of the later half over that of the earlier, less 1", low=-1),
     "parts": Field(list, "medians of equal parts, in order", each=_SECONDS),
+}
+_RUNS = Field(list, "seconds of each measurement, in order", each=_SECONDS)
+_KERNEL_ROW: Table = {
+    "operation": Field(str, "what was done"),
+    "contender": Field(str, "by what"),
+    "batch": Field(int, "images a call", low=1),
+    "size": Field(int, "pixels a side", low=1),
+    "cold": Field(bool, "whether the caches were flushed before each call"),
+    "error": Field(str, "why it was not measured; nothing else is there then", required=False),
+    # The oldest records lack the values of single runs, and some of what comes of them.
+    **_optional({**TIMING, "runs": _RUNS, "images_per_second": _RATE, "bandwidth_share": _RATE}),
+    "bytes": Field(int, "that must move at least", required=False, low=0),
+}
+KERNEL: Table = {
+    "values": Field(
+        dict,
+        "what was measured",
+        fields={
+            "threads": Field(int, "of torch on the CPU", low=1),
+            "copy_bytes_per_second": Field(float, "read and written together", low=0),
+            "rows": Field(list, "one measurement each", each=Field(dict, "a measurement", fields=_KERNEL_ROW)),
+        },
+    )
 }
 _SHARES = Field(dict, "by kind of operation", each=Field(float, "share of the step", low=0, high=1))
 STEP: Table = {
@@ -246,7 +279,7 @@ TIMINGS: Table = {
             fields={
                 "about": Field(dict, "what was measured: equal where two rows may be compared"),
                 "seconds": Field(dict, "of one call", fields=TIMING),
-                "runs": Field(list, "seconds of each measurement, in order", each=_SECONDS),
+                "runs": _RUNS,
                 "images": Field(int, "images a call", null="always", low=1),
             },
         ),
@@ -270,19 +303,19 @@ PART: Table = {
 }
 
 KINDS: dict[str, Table] = {
-    "run": RUN,
+    "run": {**RUN, **_STATE},
     "ensemble": ENSEMBLE,
     "search": SEARCH,
     "ablation": ABLATION,
     "prediction": PREDICTION,
     "suite": PART,
     "record": RECORD,
-    "kernel": {**VALUES, **{name: replace(field, required=False) for name, field in _CIRCUMSTANCES.items()}},
-    "training_kernel": {**_CIRCUMSTANCES, **VALUES},
+    "kernel": {**KERNEL, **_optional(_CIRCUMSTANCES)},
+    "training_kernel": {**_CIRCUMSTANCES, **KERNEL},
     "step": STEP,
     "scaling_model": {**_CIRCUMSTANCES, **VALUES},
     "soak": {**_CIRCUMSTANCES, **VALUES},
-    "system": VALUES,
+    "system": {**VALUES, **_STATE},
     "evaluation": TIMINGS,
     "startup": TIMINGS,
 }

@@ -68,7 +68,8 @@ def a_kernel(
     seconds = a_timing(median, 1.02 * median, 0.98 * median)
     numbers = {"images_per_second": 512 / median, "bytes": 10**6, "bandwidth_share": 0.5}
     rows = [{**about, **seconds, **numbers}, {**about, "error": "no such thing"}]
-    return {**envelope("kernel", device), **circumstances(dtype=dtype), "values": {"rows": rows}}
+    values = {"threads": 2, "copy_bytes_per_second": 3e12, "rows": rows}
+    return {**envelope("kernel", device), **circumstances(dtype=dtype), "values": values, **changes}
 
 
 def an_evaluation(device: dict[str, Any], seconds: float, images: int) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The benchmark of the kernels: its timings, how it takes a peer that fails, its table; the sheet of pictures."""
 
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 from test_kernels import images
 
-from benchmarks import augment_sheet, harness, kernels, peers, readme, results, training_kernels
+from benchmarks import augment_sheet, harness, kernels, launches, peers, readme, results, training_kernels
 from kernels.augment import view
 from kernels.augmentation import Augmentation
 from speedrun import record as records
@@ -20,6 +21,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     monkeypatch.setattr(harness, "_FLUSH", 2**20)
+    monkeypatch.setattr(harness, "_WARM", 0.0)
     monkeypatch.setattr(kernels, "DATA", 600)
 
 
@@ -47,13 +49,31 @@ def test_a_contender_that_fails_costs_one_row(monkeypatch):
 
     monkeypatch.setattr(peers, "airbench", broken)
     monkeypatch.setattr(kernels, "find_spec", lambda _: None)
+    usual = kernels.contenders
+
+    def contenders(name, data, index, augmentation, quick):
+        yield from usual(name, data, index, augmentation, quick)
+        yield "twice", partial(kernels.eager, data, index, augmentation, "torch")
+        yield "cannot", lambda: None
+
+    monkeypatch.setattr(kernels, "contenders", contenders)
+    turns: list[tuple[set[str], bool]] = []
+    in_turn = launches.in_turn
+
+    def noted(calls, *words, cold, **options):
+        turns.append((set(calls), cold))
+        return in_turn(calls, *words, cold=cold, **options)
+
+    monkeypatch.setattr(launches, "in_turn", noted)
     rows = list(kernels.rows("flip + translate", kernels.Data.on(CPU), (32,), (16,), True, 1e9))
     twin = [row for row in rows if row["contender"] == "twin"]
     assert [row["cold"] for row in twin] == [True, False]
+    assert turns == [({"twin", "twice"}, True), ({"twin", "twice"}, False)]
+    assert all(len(row["runs"]) == row["calls"] for row in twin)
     assert all(row["images_per_second"] == pytest.approx(16 / row["median"]) for row in twin)
     assert [row["error"] for row in rows if "error" in row] == ["RuntimeError: no such thing in '...', on an a/b"]
-    lines = kernels.markdown(rows).splitlines()
-    assert len(lines) == 2 + 2
+    lines = launches.markdown(rows).splitlines()
+    assert len(lines) == 2 + 3
     assert len({line.count("|") for line in lines}) == 1
 
 
@@ -160,7 +180,9 @@ def test_the_kernels_of_training_are_timed_beside_torch(name, monkeypatch):
     assert all(row["bandwidth_share"] == pytest.approx(row["bytes"] / row["median"] / 1e9) for row in rows)
 
 
-def record(started: str, *rows: tuple[str, str, int, int, float], torch: str = "2.9") -> dict:
+def record(
+    started: str, *rows: tuple[str, str, int, int, float], torch: str = "2.9", sha: str = "a", copied: float = 2e10
+) -> dict:
     made = [
         {"operation": name, "contender": by, "batch": batch, "size": size, "cold": cold, "median": median}
         for name, by, batch, size, median in rows
@@ -171,7 +193,8 @@ def record(started: str, *rows: tuple[str, str, int, int, float], torch: str = "
         "started": started,
         "device": {"name": "Fast", "kind": "cpu"},
         "versions": {"torch": torch},
-        "values": {"threads": 2, "copy_bytes_per_second": 2e10, "rows": made},
+        "git": {"sha": sha, "dirty": False},
+        "values": {"threads": 2, "copy_bytes_per_second": copied, "rows": made},
     }
 
 
@@ -186,6 +209,17 @@ def test_the_table_joins_records_and_shows_the_newest():
     assert "50,000" not in table
     assert "ricap" not in table  # by another torch than the one that is named
     assert readme.kernels([]) == ""
+
+
+def test_an_operation_of_the_table_is_of_one_commit_and_the_bandwidths_of_all_are_told():
+    old = record("2026-01", ("dsnet", "twin", 512, 32, 0.009), ("dsnet", "kornia", 512, 32, 0.02))
+    other = record("2026-01", ("affine", "twin", 512, 32, 0.03), copied=1.8e10)
+    new = record("2026-02", ("dsnet", "twin", 512, 32, 0.004), sha="b")
+    table = readme.kernels([old, other, new])
+    assert "kornia" not in table
+    assert "| dsnet | 512 | 4 |" in table
+    assert "| affine | 512 | 30 |" in table
+    assert "copies 18.0 to 20.0 GB/s" in table
 
 
 def test_the_table_of_the_kernels_of_training_shows_each_at_its_size():

@@ -215,6 +215,7 @@ def test_the_table_of_steps_shows_the_newest_commit_at_the_largest_size():
             "kind": "step",
             "started": started,
             "git": {"sha": sha, "dirty": False},
+            "versions": {"torch": "2.9"},
             "device": {"name": "GPU", "kind": "cuda"},
             **{"recipe": "speednet", "model": {"widths": [8, 16, 16], "depth": 3}, "size": size, "batch": 1000},
             **{"dtype": "bfloat16", "compile": "default", "threads": None, "memory": 2**30, "peak_share": 0.25},
