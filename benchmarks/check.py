@@ -2,19 +2,17 @@
 
     python -m benchmarks.check [FILE ...]          # by default all of benchmarks/results
 
-Exits with 1 where there is a fault. That a file has records of several data sets is no fault; it is told.
+Exits with 1 where there is a fault; a line that stands there twice is one, and so is one of our results without its
+seal. That a file has records of several data sets is no fault; it is told.
 """
 
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from benchmarks.results import RESULTS
+from benchmarks.results import RESULTS, Numbered, read_numbered
 from speedrun import record
-
-Numbered = Sequence[tuple[int, dict[str, Any]]]
 
 
 def misplaced(path: Path, numbered: Numbered) -> list[str]:
@@ -54,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     faults = 0
     for path in map(Path, argv or sorted(map(str, RESULTS.glob("*.jsonl")))):
-        numbered, problems = record.read_numbered(path)
+        numbered, problems = read_numbered(path)
         problems += misplaced(path, numbered)
         faults += len(problems)
         for problem in problems:

@@ -11,20 +11,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks import check
-from benchmarks.rows import CHANGED, PARTS, Incomparable, Part, Row, rows
-from speedrun import record, stats
+from benchmarks import check, results
+from benchmarks.results import CHANGED
+from benchmarks.rows import PARTS, Incomparable, Part, Row, rows
+from speedrun import stats
 from speedrun.errors import DataError
 
 Key = tuple[str, ...]
 MISSED = "its runs missed it on their mean, so that their time is no time to it"
+RATES = {"images/s", "TFLOP/s", "share of peak", "GB/s", "share of copy bandwidth"}  # what goes as one over the time
 OLDER = "of an older commit, or of another torch, than the newest that was measured on its machine"
 
 
 @dataclass(frozen=True)
 class Cell:
     """What one machine reached. drawn: what its values are: runs, sessions (medians of records), or the medians of the
-    parts of one session. value: their mean. half_width: of its 95 % interval, NaN for a single value.
+    parts of one session. value: their mean, of one session its median. half_width: of the values' 95 % interval, NaN
+    for a single value. extras: rates among them are those at `value`.
     """
 
     drawn: str
@@ -75,7 +78,9 @@ class Group:
         if self.part.percent:
             test = stats.welch(cell.values, other.values)
             return Versus(test.difference, test.difference - test.half_width, test.difference + test.half_width)
-        return Versus(*stats.ratio(cell.values, other.values))
+        ratio = stats.ratio(cell.values, other.values)
+        shift = cell.value / other.value / ratio.value  # the interval lies about the ratio of what is shown
+        return Versus(*(shift * each for each in ratio))
 
 
 @dataclass
@@ -105,7 +110,7 @@ def compare(paths: Sequence[Path]) -> Comparison:
     by_file: dict[Path, list[Row]] = {path: [] for path in paths}
     records: dict[tuple[Path, str], list[dict[str, Any]]] = defaultdict(list)
     for path, found in by_file.items():
-        numbered, faults = record.read_numbered(path)
+        numbered, faults = results.read_numbered(path)
         comparison.faults += faults
         comparison.notes += check.data_sets(path, numbered)
         for line, each in numbered:
@@ -197,8 +202,11 @@ def _cell(part: Part, key: Key, each: list[Row]) -> Cell:
     drawn = "run" if part.name in ("accuracy", "target") else "session" if len(each) > 1 else "part"
     values = readings[0].values if drawn == "part" else tuple(reading.median for reading in readings)
     sample = stats.describe(values)
+    value = readings[0].median if drawn == "part" else sample.mean
+    for name in RATES & extras.keys():
+        extras[name] = float(extras[name]) * newest.reading.median / value
     places = tuple(row.place for row in each)
-    return Cell(drawn, values, sample.mean, sample.half_width, extras, dict(newest.reading.breakdown), places)
+    return Cell(drawn, values, value, sample.half_width, extras, dict(newest.reading.breakdown), places)
 
 
 def _target(key: Key) -> float:

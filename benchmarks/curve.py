@@ -112,9 +112,11 @@ def counts(run: dict[str, Any]) -> bool:
 
 def _repeats(run: dict[str, Any], flag: str, value: float, seed: int, here: Mapping[str, Any]) -> bool:
     """Whether a record is of this budget or target and seed, on the machine, software and commit of `here`."""
-    aim = target_of(run) if flag == "--target" else None if target_of(run) else run.get("budget_seconds")
+    if not (counts(run) and results.repeatable(here["git"])):
+        return False
+    aim = target_of(run) if flag == "--target" else None if target_of(run) else run["budget_seconds"]
     same = ("device", "versions", "git")
-    return counts(run) and (aim, run["seed"]) == (value, seed) and all(run[name] == here[name] for name in same)
+    return (aim, run["seed"]) == (value, seed) and all(run[name] == here[name] for name in same)
 
 
 def target_of(run: dict[str, Any]) -> Any:

@@ -103,7 +103,8 @@ class Lease:
         print(f"{job.cell}: {'ended' if code == 0 else f'failed with {code}'} after {took:.0f} s", flush=True)
         if code == 0:
             line = record.envelope("suite", self.about, age_seconds=took)
-            results.add({**line, "part": PART + job.cell, "quick": False, "command": words, "wall_seconds": took})
+            names = [Path(word).name for word in words]  # where scripts lie on this machine is nobody's business
+            results.add({**line, "part": PART + job.cell, "quick": False, "command": names, "wall_seconds": took})
         self.look()
         if code or job.have(self.records, self.code) == before:  # again would be no better
             self.out.add(job.cell)

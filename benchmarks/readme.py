@@ -82,20 +82,37 @@ def training_kernels(records: Sequence[dict[str, Any]]) -> str:
 
 
 def _kernels(records: Sequence[dict[str, Any]], shown: Callable[[int, int], bool]) -> str:
-    devices_of: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    for line in sorted(records, key=lambda each: each["started"]):
+    def key(line: dict[str, Any]) -> tuple[str, str, str]:
         threads = f", {line['values']['threads']} threads" if line["device"]["kind"] == "cpu" else ""
-        devices_of[line["device"]["name"], threads].append(line)
+        return line["device"]["name"], threads, line["row"]["operation"]
+
+    each_row = [
+        {**line, "row": row}
+        for line in sorted(records, key=lambda each: each["started"])
+        for row in line["values"]["rows"]
+    ]
+    order = list(dict.fromkeys(place(line["row"]) for line in each_row))
+    devices_of: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for (name, threads, _), lines in by_newest_commit(each_row, key).items():
+        devices_of[name, threads] += lines
     parts = []
-    for (name, threads), lines in sorted(devices_of.items()):
+    for (name, threads), lines in devices_of.items():
+        lines.sort(key=lambda each: each["started"])
         torch = lines[-1]["versions"]["torch"]
         same = [line for line in lines if line["versions"]["torch"] == torch]
-        rows = [row for line in same for row in line["values"]["rows"] if row["cold"] and "error" not in row]
+        rows = [line["row"] for line in same if line["row"]["cold"] and "error" not in line["row"]]
         newest = {place(row): row for row in rows if shown(row["batch"], row["size"])}
-        copied = f"{same[-1]['values']['copy_bytes_per_second'] / 1e9:.1f} GB/s"
-        about = f"{name}{threads}, torch {torch}, copies {copied}"
-        parts.append(f"{about}; milliseconds a batch:\n\n{_medians(newest)}")
+        copied = _range([line["values"]["copy_bytes_per_second"] / 1e9 for line in same])
+        about = f"{name}{threads}, torch {torch}, copies {copied} GB/s"
+        ordered = {key: newest[key] for key in order if key in newest}
+        parts.append(f"{about}; milliseconds a batch:\n\n{_medians(ordered)}")
     return "\n\n".join(parts)
+
+
+def _range(values: Sequence[float]) -> str:
+    """From the least to the most, to a tenth."""
+    low, high = f"{min(values):.1f}", f"{max(values):.1f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _medians(newest: dict[tuple[str, str, int, int], dict[str, Any]]) -> str:

@@ -9,16 +9,25 @@ from typing import Any
 from speedrun import record
 
 Records = list[dict[str, Any]]
+Numbered = list[tuple[int, dict[str, Any]]]  # each with the number of its line
 
 RESULTS = Path(__file__).parent / "results"
+CHANGED = ", changed"  # how the code of a record ends whose checkout had uncommitted changes
+SEALED_FROM = "2026-11-20T15:30:00Z"  # the first 68 records were made before there were seals
+
+
+def read_numbered(path: Path) -> tuple[Numbered, list[str]]:
+    """As `record.read_numbered`; in a file of our results every record but the oldest must have a seal."""
+    ours = path.resolve().parent == RESULTS.resolve()
+    return record.read_numbered(path, sealed_from=SEALED_FROM if ours else None)
 
 
 def recorded() -> Records:
     """All sound records of all devices; problems go to stderr."""
     records: Records = []
     for path in sorted(RESULTS.glob("*.jsonl")):
-        sound, problems = record.read(path)
-        records += sound
+        sound, problems = read_numbered(path)
+        records += [each for _, each in sound]
         for problem in problems:
             print(problem, file=sys.stderr)
     return records
@@ -36,9 +45,22 @@ def this_device(name: str = "auto") -> dict[str, Any]:
     return devices.describe(devices.choose(name).device)
 
 
+def repeatable(git: Mapping[str, Any] | None) -> bool:
+    """Whether a state of git tells which code ran, so that what is recorded of it need not be measured again: a changed
+    checkout is equal to itself whatever was changed since, and an installation has none."""
+    return git is not None and not git["dirty"]
+
+
+def code(line: Mapping[str, Any]) -> str:
+    """What records must share to be of one sample: commit, torch, and whether the checkout was changed."""
+    git = line["git"]
+    changed = git is None or git["dirty"]
+    return f"{git['sha'] if git else ''}, torch {line['versions']['torch']}{CHANGED if changed else ''}"
+
+
 def by_newest_commit(records: Iterable[dict[str, Any]], key: Callable[[dict[str, Any]], Any]) -> dict[Any, Records]:
-    """Records by `key`, in its order: of each only those of the program, commit and changes, that was measured last."""
+    """Records by `key`, in its order: of each only those of the `code` that was measured last."""
     groups: dict[Any, Records] = defaultdict(list)
     for each in sorted(records, key=lambda each: each["started"]):
         groups[key(each)].append(each)
-    return {name: [each for each in groups[name] if each["git"] == groups[name][-1]["git"]] for name in sorted(groups)}
+    return {name: [each for each in groups[name] if code(each) == code(groups[name][-1])] for name in sorted(groups)}

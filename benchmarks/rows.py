@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from benchmarks.results import code
 from speedrun.schema import FINISHED
 
 
@@ -75,9 +76,6 @@ PARTS = {
 }
 
 
-CHANGED = ", changed"  # how the code of a row ends whose checkout had uncommitted changes
-
-
 class Incomparable(Exception):
     """A record has nothing to compare. The message says why."""
 
@@ -98,7 +96,7 @@ class Reading(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A reading and where it comes from: machine, `file:line`, and code: commit, torch, whether it was changed."""
+    """A reading and where it comes from: machine, `file:line`, and code, as `results.code` has it."""
 
     reading: Reading
     machine: str
@@ -116,16 +114,13 @@ def rows(record: Mapping[str, Any], place: str) -> list[Row]:
         raise Incomparable(f"a record of kind {kind} has nothing that is compared")
     if record["device"] is None:
         raise Incomparable("the device is not known")
-    git = record["git"]
-    changed = git is None or git["dirty"]
-    code = f"{git['sha'] if git else ''}, torch {record['versions']['torch']}{CHANGED if changed else ''}"
     try:
         readings = list(_READERS[kind](record))
     except (KeyError, TypeError, AttributeError, ArithmeticError) as error:  # objects that the schema leaves free
         raise Incomparable(f"its values are not what this version writes: {type(error).__name__}, {error}") from None
     if any(not min(reading.values) > 0 for reading in readings):
         raise Incomparable("a value is not above 0")
-    return [Row(reading, machine(record), place, code, record["started"]) for reading in readings]
+    return [Row(reading, machine(record), place, code(record), record["started"]) for reading in readings]
 
 
 def machine(record: Mapping[str, Any]) -> str:

@@ -4,8 +4,9 @@
 
 Parts: kernels (of augmentation), training-kernels, step (of every recipe), evaluation, startup, target (time to 94 %),
 accuracy (at 10, 60 and 600 seconds). A part that is recorded of this commit on this machine is not run again, and of
-target and accuracy, which take longest, no run that is recorded; `--again` measures all. A part that fails stops no
-other. `--quick` takes under five minutes on two cores. Nothing else should run on the machine meanwhile.
+target and accuracy, which take longest, no run that is recorded; of a changed checkout, or outside one, nothing counts
+as recorded. `--again` measures all. A part that fails stops no other. `--quick` takes under five minutes on two cores.
+Nothing else should run on the machine meanwhile.
 """
 
 import argparse
@@ -53,7 +54,8 @@ PARTS = {
 def done(line: dict[str, Any], records: Sequence[dict[str, Any]]) -> bool:
     """Whether a part that `line` would record is recorded: the same command, machine, software and commit."""
     same = ("kind", "part", "command", "device", "versions", "git")
-    return any(all(other.get(name) == line[name] for name in same) for other in records)
+    made = any(all(other.get(name) == line[name] for name in same) for other in records)
+    return made and results.repeatable(line["git"])
 
 
 def run(name: str, quick: bool, device: str, again: bool) -> int:

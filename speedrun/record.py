@@ -198,10 +198,16 @@ def read(path: str | os.PathLike[str]) -> tuple[list[dict[str, Any]], list[str]]
     return [record for _, record in numbered], problems
 
 
-def read_numbered(path: str | os.PathLike[str]) -> tuple[list[tuple[int, dict[str, Any]]], list[str]]:
-    """As `read`, each record with the number of its line, from 1."""
+def read_numbered(
+    path: str | os.PathLike[str], *, sealed_from: str | None = None
+) -> tuple[list[tuple[int, dict[str, Any]]], list[str]]:
+    """As `read`, each record with the number of its line, from 1. A record that stands there twice counts once.
+
+    sealed_from: what was `started` then or later must have a seal, without which nobody can tell whether it was edited.
+    """
     records: list[tuple[int, dict[str, Any]]] = []
     problems: list[str] = []
+    first: dict[str, int] = {}  # line by digest
     try:
         lines = Path(path).read_bytes().split(b"\n")
     except OSError as error:
@@ -215,6 +221,10 @@ def read_numbered(path: str | os.PathLike[str]) -> tuple[list[tuple[int, dict[st
             problems.append(f"{path}:{number}: not JSON: {error}")
             continue
         found = check(record)
+        if not found and files.SEAL not in record and sealed_from is not None and record["started"] >= sealed_from:
+            found = [f"{files.SEAL}: missing, so that an edit would not show"]
+        if not found and (before := first.setdefault(files.sealed(record)[files.SEAL], number)) != number:
+            found = [f"the same record as line {before}"]
         problems += [f"{path}:{number}: {problem}" for problem in found]
         if not found:
             records.append((number, {name: value for name, value in record.items() if name != files.SEAL}))

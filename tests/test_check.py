@@ -6,6 +6,7 @@ import pytest
 from test_record import a_run
 
 from benchmarks import check, results
+from speedrun.files import sealed
 
 
 @pytest.fixture
@@ -16,7 +17,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def write(path, *lines: object) -> str:
-    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    path.write_text("".join((line if isinstance(line, str) else json.dumps(sealed(line))) + "\n" for line in lines))
     return str(path)
 
 
@@ -51,6 +52,25 @@ def test_a_record_lies_in_its_devices_file(folder, capsys):
     (folder / "elsewhere").mkdir()
     assert check.main([write(folder / "elsewhere" / "mine.jsonl", a_run())]) == 0
     assert check.main([str(folder / "none.jsonl")]) == 1
+
+
+def test_a_record_that_stands_there_twice_is_a_fault_and_counts_once(folder, capsys):
+    again, without_seal = a_run(), json.dumps(a_run(started="2026-11-20T15:22:40Z"))
+    path = write(folder / "test-cpu.jsonl", again, a_run(seed=1), again, without_seal, without_seal)
+    assert check.main([path]) == 1
+    out, err = capsys.readouterr()
+    assert err == f"{path}:3: the same record as line 1\n{path}:5: the same record as line 4\n"
+    assert out == f"{path}: 3 run\n2 faults\n"
+    assert len(results.recorded()) == 3
+
+
+def test_of_our_results_only_the_oldest_lack_a_seal(folder, capsys):
+    edited = json.dumps(a_run(accuracy=0.99, started="2026-11-25T00:00:00Z"))
+    path = write(folder / "test-cpu.jsonl", json.dumps(a_run(started="2026-11-20T15:22:40Z")), edited)
+    assert check.main([path]) == 1
+    assert capsys.readouterr().err == f"{path}:2: sha256: missing, so that an edit would not show\n"
+    (folder / "elsewhere").mkdir()
+    assert check.main([write(folder / "elsewhere" / "mine.jsonl", edited)]) == 0
 
 
 def test_the_committed_records_are_sound():

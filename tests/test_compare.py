@@ -68,7 +68,7 @@ def test_runs_that_say_nothing_about_n_seconds_are_passed_over(tmp_path: Path):
         *runs(device, 0.94, expected_accuracy=None),
         *runs(device, 0.94, status="timeout"),
         {**envelope("suite", device), "part": "step", "quick": True, "command": [], "wall_seconds": 1.0},
-        {**envelope("kernel", device), "values": {"rows": [{"cold": True}]}},
+        {**an_evaluation(device, 0.1, 1000), "rows": [{**an_evaluation(device, 0.1, 1000)["rows"][0], "about": {}}]},
         {**a_step(device, (0.1,)), "seconds": a_timing(0.0)},
     ]
     found = compare.compare([write(tmp_path / "a.jsonl", *lines)])
@@ -147,6 +147,22 @@ def test_several_sessions_give_the_interval_and_one_gives_that_of_its_parts(tmp_
     several, alone = (group.cells["A"] for group in found.groups)
     assert (several.drawn, several.values, several.value) == ("session", (1e-5, 1.2e-5), pytest.approx(1.1e-5))
     assert (alone.drawn, len(alone.values)) == ("part", 3)
+
+
+def test_a_time_is_the_median_and_its_rates_and_ratio_are_those_of_it(tmp_path: Path):
+    skewed, even = (0.010, 0.010, 0.030), (0.020, 0.020, 0.020)
+    found = two(tmp_path, [a_step(gpu("A"), skewed)], [a_step(gpu("B"), even), a_step(gpu("B"), (0.040,) * 3)])
+    (group,) = found.groups
+    one, several = group.cells["A"], group.cells["B"]
+    assert (one.value, one.half_width) == (0.010, pytest.approx(0.0287, abs=1e-4))
+    assert one.extras["images/s"] == pytest.approx(1000 / 0.010)
+    assert several.value == pytest.approx(0.030)
+    assert several.extras["images/s"] == pytest.approx(1000 / 0.030)
+    assert several.extras["TFLOP/s"] == pytest.approx(1 / 0.030)
+    versus = group.versus("B", "A")
+    assert versus is not None
+    assert versus.value == pytest.approx(3)
+    assert versus.low < 3 < versus.high
 
 
 def test_two_files_of_one_kind_of_machine_are_two_machines(tmp_path: Path):

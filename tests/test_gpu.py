@@ -132,6 +132,22 @@ def test_jobs_run_one_after_the_other_until_the_time_is_over(programs, tmp_path:
     assert made.thought(every[3]) == pytest.approx(1.1 * parts["gpu: idle"]["wall_seconds"])
 
 
+def test_a_record_tells_no_path(tmp_path: Path, monkeypatch, capfd):
+    made = lease(tmp_path, monkeypatch, every=[a_job("ours", "", 2)])
+    monkeypatch.setattr(Lease, "words", lambda *_: ["-c", "", "--peer", str(tmp_path / "airbench94.py")])
+    made.run(next(made.schedule(60)), 60)
+    (line,) = results.recorded()
+    assert line["command"] == ["-c", "", "--peer", "airbench94.py"]
+    assert str(tmp_path) not in record.dumps(line)
+
+
+def test_of_a_changed_checkout_no_run_counts_as_one_of_this_code():
+    (line,) = at(600.0, 0.97)
+    assert CODE.made(line)
+    for git in (None, {**GIT, "dirty": True}):
+        assert not Code(git, CODE.digest).made({**line, "git": git})
+
+
 def test_a_job_is_ended_where_the_lease_ends(programs, tmp_path: Path, monkeypatch, capfd):
     monkeypatch.setattr(lease_command, "GRACE_SECONDS", 1.0)
     made = lease(tmp_path, monkeypatch, every=[a_job("endless", "import time; time.sleep(600)", 1.5)])

@@ -37,7 +37,7 @@ def ran(tmp_path, monkeypatch) -> list[list[str]]:
 
 A_RUN = a_run()
 GIT = {"sha": "1" * 40, "dirty": False}
-ENVELOPE = {name: A_RUN[name] for name in record.ENVELOPE if name in A_RUN}
+ENVELOPE = {**{name: A_RUN[name] for name in record.ENVELOPE if name in A_RUN}, "git": GIT}
 
 
 def test_a_part_that_is_recorded_is_not_run_again(ran, monkeypatch):
@@ -66,6 +66,19 @@ def test_a_part_that_fails_stops_no_other_and_is_not_recorded(ran, monkeypatch):
         suite.main()
     assert len(ran) == len(suite.PARTS)
     assert [line["part"] for line in results.recorded()] == [name for name in suite.PARTS if name != "step"]
+
+
+@pytest.mark.parametrize("git", [None, {"sha": "1" * 40, "dirty": True}])
+def test_of_a_changed_checkout_or_outside_one_nothing_counts_as_recorded(git, ran, asked, monkeypatch, capsys):
+    monkeypatch.setattr(record, "envelope", lambda kind, about: {**ENVELOPE, "kind": kind, "device": about, "git": git})
+    for times in (1, 2):
+        assert suite.main() == 0
+        assert len(ran) == times * len(suite.PARTS)
+    made = {**A_RUN, "device": results.this_device("cpu"), "git": git, "expected_accuracy": 0.9, "seed": 0}
+    results.add({**made, "split": {"train": "train", "scored": "test"}})
+    monkeypatch.setattr(curve.sys, "argv", ["curve", "--seconds", "60", "--seeds", "1", "--resume", "--device", "cpu"])
+    assert curve.main() == 0
+    assert len(asked) == 1
 
 
 @pytest.fixture
