@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from kernels.augment import Augmentation
+from speedrun.methods.captured import CapturedStream
 from speedrun.stream import Batch, Normalization, Stream, in_order
 
 COUNT = 103
@@ -178,6 +179,9 @@ def test_the_size_is_the_augmentations_where_no_other_is_asked_for():
         assert images.shape[2:] == (size or 12, size or 12)
         assert [int((image == 0).all(0).sum()) for image in images] == [side * side] * 10
     assert stream(augmentation=Augmentation(size=32)).next().images.shape[2:] == (16, 16)  # the set has no more
+    options = {"batch_size": 10, "normalization": Normalization.of(IMAGES), "dtype": torch.float32, "seed": 0}
+    captured = CapturedStream(IMAGES, LABELS, augmentation=Augmentation(size=12), **options)
+    assert (captured.next().size, captured.next(8).size) == (12, 8)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,17 @@ def test_R1_R2_the_initial_weights_come_from_the_seed(machine: Machine):
         assert not torch.equal(first[name], other[name]), name
 
 
+def test_pixels_of_the_config_are_those_of_the_images_whatever_their_side(machine: Machine):
+    for side in (16, 40):
+        images = torch.zeros((100, side, side, 3), dtype=torch.uint8)
+        images[0] = 255  # so that what is erased differs from what is not
+        large = replace(machine, train_images=images, train_labels=torch.zeros(100, dtype=torch.int64))
+        stream = trainee(large).stream()
+        assert stream.size == side
+        pictures = stream.next(side).images
+        assert [int((picture == 0).all(0).sum()) for picture in pictures] == [4 * 4] * len(pictures)
+
+
 def test_the_probe_disturbs_no_stream_of_random_numbers():
     torch.manual_seed(7)
     expected = torch.rand(3)
