@@ -22,7 +22,6 @@ MIXED = [replace(mixed, mix_per=per) for mixed in MIXES for per in ("sample", "b
 ALL = [*GEOMETRY, *WARPED, *COLOURED, *POLICY, EVERYTHING, *MIXED]
 GRAPHS = [EVERYTHING, MIXES[4], replace(MIXES[4], mix_per="batch")]
 needs_triton = pytest.mark.skipif(not backend.ENABLED, reason="no Triton that runs here")
-needs_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="no GPU")
 
 
 class Kernel:
@@ -119,7 +118,7 @@ def never_waiting() -> Iterator[None]:
 
 
 @pytest.mark.gpu
-@needs_gpu
+@pytest.mark.skipif(DEVICE == "cpu", reason="no GPU")
 @pytest.mark.parametrize("augmentation", GRAPHS, ids=changes)
 def test_a_call_neither_waits_nor_allocates(augmentation):
     given = arguments(augmentation)
@@ -133,7 +132,7 @@ def test_a_call_neither_waits_nor_allocates(augmentation):
 
 
 @pytest.mark.gpu
-@needs_gpu
+@pytest.mark.skipif(DEVICE == "cpu", reason="no GPU")
 @pytest.mark.parametrize("augmentation", GRAPHS, ids=changes)
 def test_a_graph_of_any_combination_reads_its_keys_anew(augmentation):
     given, direct = arguments(augmentation), arguments(augmentation)
