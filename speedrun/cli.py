@@ -25,6 +25,8 @@ COMMANDS = {
     "export": "write a trained net as safetensors",
     "track": "send runs and jobs to Weights & Biases",
 }
+# Those that the ranks of a launcher share; the first does the others alone.
+SHARED = ("ensemble", "search", "ablate")
 
 
 def parser() -> Parser:
@@ -81,6 +83,8 @@ def main(argv: list[str], start: float, *, guard_exit: bool = False) -> int:
 
 
 def _command(name: str, argv: list[str], start: float) -> int:
+    if name not in SHARED and not distributed.here().leads:
+        return 0
     return importlib.import_module(f"speedrun.jobs.{name}").main(argv, start)
 
 

@@ -19,6 +19,7 @@ from speedrun import screen as screens
 from speedrun.background import Background
 from speedrun.clock import Clock, Ledger
 from speedrun.config import Config
+from speedrun.dealing import deal
 from speedrun.errors import BudgetError, SpeedrunError, UsageError
 from speedrun.outcome import Outcome
 from speedrun.run import Launch
@@ -158,40 +159,8 @@ class Job:
         self.launch.screen.note(f"scored  {self.machine.split['scored']}")
 
     def deal(self, count: int, take: Callable[[int], bool]) -> None:
-        """Call `take` with the numbers below `count`, in order, until it says that it is enough.
-
-        Of several ranks each takes the next number when it is free; at the end all know all trainings, and an error or
-        a signal that ended it on one of them is raised on all.
-        """
-        before, ending = len(self.trials), None
-        numbers: list[int] = []  # of each training since
-        for number in self.world.queue(count):
-            try:
-                go_on = take(number)
-            except (SpeedrunError, Interrupted) as error:
-                if self.world.size == 1:
-                    raise
-                go_on, ending = False, error
-            numbers += [number] * (len(self.trials) - before - len(numbers))
-            if not go_on:
-                self.world.close_queue()
-                break
-        if self.world.size > 1:
-            self._gather(before, numbers, ending)
-
-    def _gather(self, before: int, numbers: list[int], ending: SpeedrunError | Interrupted | None) -> None:
-        """Bring together what the ranks have trained, and what ended it."""
-        found = self.world.gather((list(zip(numbers, self.trials[before:], strict=True)), ending))
-        pairs = [pair for trained, _ in found for pair in trained]
-        for rank, (trained, _) in enumerate(found):
-            for _, trial in trained if rank != self.world.rank else ():
-                self.launch.screen.note(f"{trial.name}  {trial}")
-        self.trials[before:] = [trial for _, trial in sorted(pairs, key=lambda pair: pair[0])]
-        for _, error in found:
-            if error is not None:
-                if isinstance(error, Interrupted):
-                    self.launch.signals.received = error.exit_code - 128
-                raise error
+        """Call `take`, which trains, with the numbers below `count` until it says False; see `speedrun.dealing`."""
+        deal(self.world, self.trials, count, take, self._tell)
 
     def train(
         self, name: str, config: Config, *, seconds: float | None, changes: Mapping[str, Any], keep: bool = True
@@ -207,7 +176,7 @@ class Job:
         from speedrun.session import END_MARGIN
 
         if self.launch.signals.received is not None:  # since the last training
-            raise Interrupted
+            raise Interrupted(self.launch.signals.received)
         left = self.folder / name / "result.json"
         if self.resume:  # what is done is not trained again, so this is of a training that was stopped
             left.unlink(missing_ok=True)
@@ -234,7 +203,7 @@ class Job:
             (self.folder / name / "model.pt").unlink(missing_ok=True)
         self.add(trial)
         if self.launch.signals.received is not None:
-            raise Interrupted
+            raise Interrupted(self.launch.signals.received)
         return trial
 
     def _machine_of(self, config: Config) -> "Machine":
@@ -249,9 +218,12 @@ class Job:
     def add(self, trial: Trial) -> None:
         """Count a training in, tell it, and let the watchdog know what would be left behind now."""
         self.trials.append(trial)
-        self.launch.screen.note(f"{trial.name}  {trial}")
+        self._tell(trial)
         if self.launch.watchdog and self.world.leads:
             self.launch.watchdog.leave(self.folder / "result.json", self.record("timeout"), self.launch.clock.start)
+
+    def _tell(self, trial: Trial) -> None:
+        self.launch.screen.note(f"{trial.name}  {trial}")
 
     def record(self, status: str) -> dict[str, Any]:
         """The job's record as it stands."""
@@ -321,8 +293,8 @@ def _run(job: Job, launch: Launch, folder: Path, loading: "Background[Dataset]")
         job.work()
         if not job.finished:
             raise SpeedrunError(f"none of {len(job.trials)} training(s) came to an end that counts")
-    except Interrupted:
-        status, code = "interrupted", launch.signals.exit_code
+    except Interrupted as stop:
+        status, code = "interrupted", stop.exit_code
     except SpeedrunError as error:
         if all(trial.status == "refused" for trial in job.trials):  # nothing was trained: there is nothing to tell
             raise
