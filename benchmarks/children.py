@@ -3,11 +3,14 @@
 import os
 import signal
 import subprocess
+import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
+
+from speedrun.errors import SpeedrunError
 
 # A run that is asked to end writes its record within this.
 GRACE_SECONDS = 10.0
@@ -59,6 +62,20 @@ def end(process: "subprocess.Popen[str]", grace: float = GRACE_SECONDS) -> None:
             process.wait(grace)
     _signal(process, getattr(signal, "SIGKILL", signal.SIGTERM))  # its workers outlive it where it is killed
     process.wait()
+
+
+def command(name: str, main: Callable[[], int]) -> int:
+    """Run a command whose children end with it, whatever ends it: its exit code, after one line for an error of ours;
+    130 and 143 after a signal."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        return main()
+    except SpeedrunError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted; what is recorded stays", file=sys.stderr)
+        return 130
 
 
 def _signal(process: "subprocess.Popen[str]", number: int) -> None:

@@ -13,12 +13,17 @@ from typing import Any
 
 from benchmarks import check, results
 from benchmarks.results import CHANGED
-from benchmarks.rows import PARTS, Incomparable, Part, Row, rows
+from benchmarks.rows import PARTS, Incomparable, Part, Row, apart, host, rows
 from speedrun import stats
 from speedrun.errors import DataError
 
 Key = tuple[str, ...]
+Sound = tuple[Path, dict[str, Any], list[Row]]  # a record that can be compared: its file, itself, its rows
 MISSED = "its runs missed it on their mean, so that their time is no time to it"
+LEGEND = (
+    "A ratio above 1 is slower. Intervals are of 95 %: of the mean over runs, or over sessions; where there is one "
+    "session alone, over its parts, which says nothing about other days."
+)
 RATES = {"images/s", "TFLOP/s", "share of peak", "GB/s", "share of copy bandwidth"}  # what goes as one over the time
 OLDER = "of an older commit, or of another torch, than the newest that was measured on its machine"
 
@@ -107,30 +112,43 @@ class Comparison:
 def compare(paths: Sequence[Path]) -> Comparison:
     """Read files of records and join their rows. Raises DataError where none of them has any."""
     comparison = Comparison({}, [], [], [])
-    by_file: dict[Path, list[Row]] = {path: [] for path in paths}
-    records: dict[tuple[Path, str], list[dict[str, Any]]] = defaultdict(list)
-    for path, found in by_file.items():
+    sound: list[Sound] = []
+    for path in dict.fromkeys(paths):
         numbered, faults = results.read_numbered(path)
         comparison.faults += faults
         comparison.notes += check.data_sets(path, numbered)
         for line, each in numbered:
             try:
-                fresh = rows(each, f"{path}:{line}")
+                sound.append((path, each, rows(each, f"{path}:{line}")))
             except Incomparable as reason:
                 comparison.passed[str(reason)].append(f"{path}:{line}")
-                continue
-            found += fresh
-            for machine in {row.machine for row in fresh}:
-                records[path, machine].append(each)
+    records: dict[tuple[Path, str], list[dict[str, Any]]] = defaultdict(list)
+    sound = _told_apart(sound)
+    for path, each, found in sound:
+        for machine in {row.machine for row in found}:
+            records[path, machine].append(each)
     if not records:
         raise DataError(f"{', '.join(map(str, paths))}: no record that could be compared")
     names = _names(list(records))
     comparison.machines = {names[place]: described(each) for place, each in records.items()}
-    all_rows = [row._replace(machine=names[path, row.machine]) for path, found in by_file.items() for row in found]
+    all_rows = [row._replace(machine=names[path, row.machine]) for path, _, found in sound for row in found]
     comparison.groups = _grouped(all_rows, comparison.passed)
     if len(comparison.machines) > 1:
         _match(comparison)
     return comparison
+
+
+def _told_apart(sound: Sequence[Sound]) -> list[Sound]:
+    """The same, where a file has records of several computers with one kind of device as those of several machines."""
+    hosts: dict[tuple[Path, str], list[tuple[str, ...]]] = defaultdict(list)
+    for path, each, found in sound:
+        for row in found:
+            hosts[path, row.machine].append(host(each))
+    behind = {place: apart(each) for place, each in hosts.items()}
+    return [
+        (path, each, [row._replace(machine=row.machine + behind[path, row.machine][host(each)]) for row in found])
+        for path, each, found in sound
+    ]
 
 
 def _names(machines: Sequence[tuple[Path, str]]) -> dict[tuple[Path, str], str]:

@@ -5,21 +5,23 @@
     python -m benchmarks.curve --table             # only show what is recorded
 
 Each run is a process of its own and is appended to benchmarks/results/<device-slug>.jsonl with the seconds that its
-parent measured from start to exit. Nothing else should run on the machine meanwhile.
+parent measured from start to exit, and the machine's state before and after it. Nothing else should run on the machine
+meanwhile: where something does, it says so. A signal ends the run in hand too.
 """
 
 import argparse
 import json
-import os
-import subprocess
+import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from subprocess import PIPE
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks import results
+from benchmarks import results, sensors
+from benchmarks.children import child, command
 from benchmarks.results import recorded
 from speedrun import record, stats
 from speedrun.errors import SpeedrunError
@@ -34,15 +36,16 @@ def run_main_job(
     SpeedrunError.
     """
     with TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "speedrun", *words, "--json", "--out", str(out or f"{folder}/run")]
+        program = [sys.executable, "-m", "speedrun", *words, "--json", "--out", str(out or f"{folder}/run")]
         start = time.monotonic()
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **(environment or {})})
+        with child(program, seconds=math.inf, environment=environment, stdout=PIPE, stderr=PIPE) as process:
+            stdout, stderr = process.communicate()
         outside = time.monotonic() - start
-    if done.returncode != 0:
-        last = done.stderr.strip().splitlines()[-1:]
-        raise SpeedrunError(f"{' '.join(command)} ended with {done.returncode}: {''.join(last)}")
+    if process.returncode != 0:
+        last = stderr.strip().splitlines()[-1:]
+        raise SpeedrunError(f"{' '.join(program)} ended with {process.returncode}: {''.join(last)}")
     # Where the data lay on this machine is nobody's business, and it would tell configs apart that are the same.
-    run = json.loads(done.stdout)
+    run = json.loads(stdout)
     run["config"].update(data_dir=None, out=None)
     return {**run, "outside_seconds": outside}
 
@@ -57,6 +60,13 @@ def by_target(records: Sequence[dict[str, Any]]) -> dict[tuple[str, float], resu
     """As `by_budget`, by the accuracy aimed at."""
     counted = (run for run in records if counts(run) and target_of(run) is not None)
     return results.by_newest_commit(counted, lambda run: (_where(run), target_of(run)))
+
+
+def circumstances(run: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record of a run tells of how it was made: the machine's state, and what its config shares with that of
+    another seed."""
+    config = {name: value for name, value in run["config"].items() if name != "seed"}
+    return {"state": dict(state), "config_hash": results.config_hash(config)}
 
 
 def table(records: Sequence[dict[str, Any]]) -> str:
@@ -155,28 +165,34 @@ def main() -> int:
     aims = [("--target", word) for word in (options.target or "").split(",") if word]
     if options.seconds or not (aims or options.table):
         aims += [("--seconds", word) for word in (options.seconds or "60,600").split(",")]
-    here = record.envelope("run", results.this_device(options.device)) if options.resume else {}
+    failed = _measure(aims, options, extra) if aims else 0
+    found = recorded()
+    print("\n\n".join(filter(None, (table(found), target_table(found)))))
+    return failed
+
+
+def _measure(aims: Sequence[tuple[str, str]], options: argparse.Namespace, extra: Sequence[str]) -> int:
+    """Make and record a run for each aim and seed; the exit code."""
+    from speedrun import device as devices  # which imports torch, and a table needs none
+
+    device, about = devices.choose(options.device).device, results.this_device(options.device)
+    here = record.envelope("run", about)
     before, failed = recorded() if options.resume else [], 0
     for flag, value in aims:
         for seed in range(options.seeds):
             if any(_repeats(run, flag, float(value), seed, here) for run in before):
                 continue
             try:
-                run = run_main_job([flag, value, "--seed", str(seed), "--device", options.device, *extra])
+                with sensors.watched(device, about["cores"]) as state:
+                    run = run_main_job([flag, value, "--seed", str(seed), "--device", options.device, *extra])
             except SpeedrunError as error:  # a budget too small for this machine costs the others nothing
                 print(f"{flag} {value}, seed {seed}: {error}", file=sys.stderr, flush=True)
                 failed = error.exit_code
                 continue
-            results.add(run)
+            results.add({**run, **circumstances(run, state)})
             print(f"{flag} {value}, seed {seed}: {run['accuracy']:.4f} in {run['outside_seconds']:.2f} s", flush=True)
-    found = recorded()
-    print("\n\n".join(filter(None, (table(found), target_table(found)))))
     return failed
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except SpeedrunError as error:
-        print(f"curve: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    sys.exit(command("curve", main))

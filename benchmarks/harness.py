@@ -6,7 +6,6 @@ what the machine does meanwhile falls on one of them; which keep no order of the
 and in which the host's launches count where the device is the faster of the two. The first knows no CPU.
 """
 
-import hashlib
 import json
 import statistics
 import sys
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import results, sensors
+from benchmarks.results import config_hash
 from benchmarks.rows import rows
 from speedrun import record
 from speedrun.device import describe, synchronize
@@ -254,9 +254,3 @@ class Session:
         }
         whole = {**record.envelope(kind, self.about), **circumstances, **fields}
         return json.loads(json.dumps(whole))  # tuples become lists, as they will be read
-
-
-def config_hash(settings: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits that two records share where their settings, JSON values, are equal."""
-    plain = json.dumps(settings, sort_keys=True, allow_nan=False)
-    return hashlib.sha256(plain.encode()).hexdigest()[:12]

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from benchmarks.comparison import Cell, Comparison, Group
+from benchmarks.comparison import LEGEND, Cell, Comparison, Group
 from benchmarks.kinds import KINDS
 from benchmarks.rows import PARTS
 
@@ -44,6 +44,7 @@ def page(comparison: Comparison) -> str:
             for part in PARTS.values()
         ],
         "omitted": 0,
+        "legend": LEGEND,
     }
     left = LIMIT - len(_plain(data))
     homes = {part["name"]: part["groups"] for part in data["parts"]}

@@ -2,6 +2,8 @@
 
 import math
 import textwrap
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,8 @@ def draw(comparison: Comparison, path: Path) -> None:
     kind = path.suffix.lstrip(".") or "png"
     if kind not in FigureCanvasAgg.get_supported_filetypes():
         raise UsageError(f"--png {path}: matplotlib does not write .{kind}")
-    panels = {"accuracy": _accuracy, "target": _target, "step": _step, "kernel": _kernel}
+    panels: dict[str, Callable[[Any, Comparison], None]] = {"accuracy": _accuracy, "target": _target, "step": _step}
+    panels |= {name: partial(_bandwidth, name=name) for name in ("kernel", "training_kernel")}
     present = [name for name in panels if comparison.of(PARTS[name])]
     if not present:
         raise SpeedrunError("--png has nothing to draw: no accuracy, target, step or kernel was recorded")
@@ -102,8 +105,8 @@ def _step(axes: Any, comparison: Comparison) -> None:
     axes.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1.01, 1))
 
 
-def _kernel(axes: Any, comparison: Comparison) -> None:
-    group = _fullest(comparison, "kernel")
+def _bandwidth(axes: Any, comparison: Comparison, name: str) -> None:
+    group = _fullest(comparison, name)
     names = [machine for machine in comparison.machines if machine in group.cells]
     axes.barh(list(map(_text, names)), [group.cells[name].extras["GB/s"] for name in names])
     axes.set_xlabel(_under("GB/s", group), fontsize="small")

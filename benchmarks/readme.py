@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks import curve, curve_picture, standings, systems
 from benchmarks.results import by_newest_commit, recorded
-from benchmarks.rows import machine, place, step_name
+from benchmarks.rows import apart, host, machine, place, step_name
 from speedrun.errors import SpeedrunError
 
 README = Path(__file__).parent.parent / "README.md"
@@ -153,9 +153,24 @@ def written(text: str) -> str:
     return text
 
 
+def pooled(records: Sequence[dict[str, Any]]) -> list[str]:
+    """A line for each device whose records are of several computers: the tables take them together."""
+    hosts: dict[str, list[tuple[str, ...]]] = defaultdict(list)
+    for each in records:
+        if each["device"]:
+            hosts[machine(each)].append(host(each))
+    lines = []
+    for name, each in hosts.items():
+        if told := sorted(words.removeprefix(", ") for words in apart(each).values() if words):
+            lines.append(f"{name}: records of several computers: {'; '.join(told)}")
+    return lines
+
+
 def main() -> int:
-    README.write_text(written(README.read_text(encoding="utf-8")), encoding="utf-8")
     records = recorded()
+    for line in pooled(records):
+        print(line, file=sys.stderr)
+    README.write_text(written(README.read_text(encoding="utf-8")), encoding="utf-8")
     if not curve_picture.shows(curve_picture.PATH, records):
         curve_picture.draw(records)
     return 0

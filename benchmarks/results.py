@@ -1,5 +1,7 @@
 """The records of all devices, `benchmarks/results/<device-slug>.jsonl`: reading, choosing and adding them."""
 
+import hashlib
+import json
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -43,6 +45,12 @@ def this_device(name: str = "auto") -> dict[str, Any]:
     from speedrun import device as devices
 
     return devices.describe(devices.choose(name).device)
+
+
+def config_hash(settings: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits that two records share where their settings, JSON values, are equal."""
+    plain = json.dumps(settings, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(plain.encode()).hexdigest()[:12]
 
 
 def repeatable(git: Mapping[str, Any] | None) -> bool:

@@ -1,10 +1,11 @@
 """What a record says that can be held against other machines: rows, each one measured thing of one machine."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from benchmarks.results import code
+from benchmarks.standings import OURS
 from speedrun.schema import FINISHED
 
 
@@ -133,6 +134,29 @@ def machine(record: Mapping[str, Any]) -> str:
     return f"{device['name']}, {threads} thread{'s' if threads > 1 else ''}"
 
 
+def host(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """What tells computers apart whose device has one name: words, empty for what the record does not know."""
+    device = record["device"]
+    memory, feeder = device["memory"], device.get("cpu")
+    limit = record["state"]["before"]["power_limit_watts"] if "state" in record else None
+    return (
+        f"fed by {feeder}" if feeder else "",
+        f"{device['cores']} cores",
+        f"{memory / 2**30:.0f} GiB" if memory else "",
+        f"{limit:.0f} W" if limit else "",
+    )
+
+
+def apart(hosts: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
+    """What goes behind the name of a device for each of its hosts: that in which they differ, nothing for one alone."""
+    found = dict.fromkeys(hosts)
+    several = [len(set(words) - {""}) > 1 for words in zip(*found, strict=True)]
+    return {
+        each: "".join(f", {word}" for word, differs in zip(each, several, strict=True) if word and differs)
+        for each in found
+    }
+
+
 def net_name(model: Mapping[str, Any]) -> str:
     """A net by its size, from its config as a record has it; which net that is, its recipe says."""
     widths = "/".join(map(str, model["widths"] or ()))
@@ -163,6 +187,17 @@ def _run(run: Mapping[str, Any]) -> Iterator[Reading]:
         key = (*about, f"{run['budget_seconds']:g}", "strict")
         extras = {"without views": run["accuracy_plain"], "recipe": run["recipe"]}
         yield Reading(PARTS["accuracy"], key, (accuracy,), accuracy, extras, {})
+
+
+def _contest(record: Mapping[str, Any]) -> Iterator[Reading]:
+    if record["contender"] != OURS:
+        raise Incomparable("it is of another's script, which stands beside ours in the table of `benchmarks.records`")
+    if record["dataset"] != "cifar10":
+        raise Incomparable("which images of this data set it scored is not known")
+    key = (record["dataset"], "test[10000]", f"{record['target']:g}", "comparable")
+    recipe = (record["config"] or {}).get("recipe", "")
+    for accuracy, seconds in zip(record["accuracies"], record["seconds"], strict=True):
+        yield Reading(PARTS["target"], key, (seconds,), seconds, {"accuracy": accuracy, "recipe": recipe}, {})
 
 
 def _step(step: Mapping[str, Any]) -> Iterator[Reading]:
@@ -220,6 +255,7 @@ def _timed(timing: Mapping[str, Any]) -> tuple[tuple[float, ...], float]:
 
 _READERS: dict[str, Callable[[Mapping[str, Any]], Iterator[Reading]]] = {
     "run": _run,
+    "record": _contest,
     "step": _step,
     "kernel": _kernel,
     "training_kernel": _kernel,

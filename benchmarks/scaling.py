@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import results
+from benchmarks.children import command
 from benchmarks.curve import run_main_job
 from benchmarks.results import recorded
 from speedrun import config as configs
@@ -282,8 +283,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except SpeedrunError as error:
-        print(f"scaling: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    sys.exit(command("scaling", main))

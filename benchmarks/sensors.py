@@ -7,9 +7,10 @@ NVML where its Python binding is installed (nvidia-ml-py), else nvidia-smi; neit
 import os
 import statistics
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,19 @@ def state(device: "torch.device") -> dict[str, Reading]:
         readings = _by_nvml(uuid) or _by_smi(uuid) or [None] * len(_NAMES)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return {**dict(zip(_NAMES, readings, strict=True)), "load": load, "stolen_seconds": _stolen_seconds()}
+
+
+@contextmanager
+def watched(device: "torch.device", cores: int) -> Iterator[dict[str, dict[str, Reading]]]:
+    """What a record has as `state`, complete once the body has ended; says what speaks against its measurements."""
+    found: dict[str, dict[str, Reading]] = {}
+    problems = [warning(device, cores)]
+    found["before"], begun = state(device), time.monotonic()
+    yield found
+    found["after"] = state(device)
+    problems.append(stolen(found["before"], found["after"], time.monotonic() - begun))
+    for problem in filter(None, problems):
+        print(problem, file=sys.stderr, flush=True)
 
 
 def warning(device: "torch.device", cores: int) -> str:

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from benchmarks.children import command
 from benchmarks.curve import run_main_job
 from benchmarks.harness import Session, Timing, report
 from speedrun import device as devices
@@ -95,8 +96,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except SpeedrunError as error:
-        print(f"startup: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    sys.exit(command("startup", main))

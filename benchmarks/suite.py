@@ -10,7 +10,7 @@ Nothing else should run on the machine meanwhile.
 """
 
 import argparse
-import subprocess
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks import results
+from benchmarks.children import child, command
 from speedrun import record
 from speedrun.errors import SpeedrunError
 
@@ -60,16 +61,17 @@ def done(line: dict[str, Any], records: Sequence[dict[str, Any]]) -> bool:
 
 def run(name: str, quick: bool, device: str, again: bool) -> int:
     """Run a part unless it is recorded, and record that it ended well; its exit code."""
-    command = PARTS[name].command(quick, device)
+    program = PARTS[name].command(quick, device)
     line = record.envelope("suite", results.this_device(device))
-    line |= {"part": name, "quick": quick, "command": command, "wall_seconds": 0.0}
+    line |= {"part": name, "quick": quick, "command": program, "wall_seconds": 0.0}
     if not again and done(line, results.recorded()):
         print(f"{name}: recorded; --again measures it once more", flush=True)
         return 0
-    words = [word for word in command if not (again and word == "--resume")]
+    words = [word for word in program if not (again and word == "--resume")]
     print(f"\n{name}: python {' '.join(words)}", flush=True)
     start = time.monotonic()
-    code = subprocess.run([sys.executable, *words]).returncode
+    with child([sys.executable, *words], seconds=math.inf) as process:
+        code = process.wait()
     line["wall_seconds"] = time.monotonic() - start
     print(f"{name}: {'ended' if code == 0 else f'failed with {code}'} after {line['wall_seconds']:.0f} s", flush=True)
     if code == 0:
@@ -94,8 +96,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except SpeedrunError as error:
-        print(f"suite: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    sys.exit(command("suite", main))

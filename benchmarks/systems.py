@@ -18,8 +18,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks import results
-from benchmarks.curve import run_main_job
+from benchmarks import results, sensors
+from benchmarks.children import command
+from benchmarks.curve import circumstances, run_main_job
 from benchmarks.results import recorded
 from speedrun import metrics, models, planner, recipes, schema, scores, stats
 from speedrun.errors import SpeedrunError, UsageError
@@ -59,14 +60,19 @@ SYSTEMS = {
 SCALES = {"full": Scale(120.0, members=10, times=5), "small": Scale(150.0, members=1, times=2)}
 
 
-def measure(recipe: str, scale: Scale, seed: int, extra: Sequence[str]) -> dict[str, Any]:
+def measure(recipe: str, scale: Scale, seed: int, extra: Sequence[str], device: str = "auto") -> dict[str, Any]:
     """Train one system once; its record, of kind "system". Raises SpeedrunError where it does not run to its end."""
+    from speedrun import device as devices  # which imports torch, and a table needs none
+
+    about = results.this_device(device)
     ensemble = recipe == ENSEMBLE
     seconds = scale.seconds * (scale.times if ensemble else 1)
     words = ["ensemble", f"--members={scale.members}"] if ensemble else []
     words += [f"--recipe={recipe}", f"--seconds={seconds:g}", f"--seed={seed}", f"--set=validation.count={SCORINGS}"]
+    words += [f"--device={device}"]
     with TemporaryDirectory() as folder:
-        run = run_main_job([*words, *extra], Path(folder) / "run")
+        with sensors.watched(devices.choose(device).device, about["cores"]) as state:
+            run = run_main_job([*words, *extra], Path(folder) / "run")
         last = Path(folder) / "run" / (run["trials"][-1]["name"] if ensemble else "")
         curve = scores.read(last)
         loss = metrics.newest_loss(last)
@@ -86,7 +92,7 @@ def measure(recipe: str, scale: Scale, seed: int, extra: Sequence[str]) -> dict[
         "curve": [[score.seconds, score.accuracy] for score in curve],
     }
     shared = {name: run[name] for name in schema.ENVELOPE if name in run and name != SEAL}
-    return {**shared, "kind": "system", "values": values}
+    return {**shared, "kind": "system", "values": values, **circumstances(run, state)}
 
 
 def receptive_field(recipe: str) -> int:
@@ -166,6 +172,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, help="seconds of each run, in place of the scale's")
     parser.add_argument("--seeds", type=int, default=1, help="seeds 0 to this, exclusive")
     parser.add_argument("--recipe", metavar="NAME,NAME", default=",".join(SYSTEMS), help="only these")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--table", action="store_true", help="run nothing, print what is recorded")
     parser.add_argument("--png", type=Path, metavar="FILE", help="draw the curves of what is recorded")
     options, extra = parser.parse_known_args()
@@ -178,7 +185,7 @@ def main() -> int:
     for recipe in () if options.table else wanted:
         for seed in range(options.seeds):
             try:
-                line = measure(recipe, scale, seed, extra)
+                line = measure(recipe, scale, seed, extra, options.device)
             except SpeedrunError as error:  # the other systems are measured all the same
                 print(f"{recipe}, seed {seed}: {error}", file=sys.stderr, flush=True)
                 failed = error.exit_code
@@ -194,8 +201,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except SpeedrunError as error:
-        print(f"systems: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    sys.exit(command("systems", main))

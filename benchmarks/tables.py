@@ -10,7 +10,7 @@ from rich.console import Group as Renderables
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks.comparison import Cell, Comparison, Group, Versus
+from benchmarks.comparison import LEGEND, Cell, Comparison, Group, Versus
 from benchmarks.rows import PARTS, Part
 
 EXAMPLES = 3  # places and titles that are named where there are many
@@ -108,7 +108,8 @@ def rich(comparison: Comparison, wide: bool) -> Renderables:
                 what = ""
         renderables.append(table)
     if len(comparison.machines) > 1:
-        renderables.append(f"the first: {escape(comparison.reference)}; a ratio above 1 is slower; intervals of 95 %\n")
+        renderables.append(f"The first: {escape(comparison.reference)}.")
+    renderables.append(f"{escape(LEGEND)}\n")
     return Renderables(*renderables, *map(escape, left_out(comparison)))
 
 
@@ -134,6 +135,7 @@ def markdown(comparison: Comparison) -> str:
         "## Machines",
         "\n".join(f"- {_cell(name)}: {_cell(about)}" for name, about in comparison.machines.items()),
     ]
+    blocks.append(LEGEND)
     for part in PARTS.values():
         if not (groups := comparison.of(part)):
             continue

@@ -101,6 +101,7 @@ def two(tmp_path: Path, first: list[Any], second: list[Any]) -> Comparison:
 def two_that_differ(tmp_path: Path) -> Comparison:
     first = [*runs(gpu("A"), 0.94, 0.942), *runs(gpu("A"), 0.96, budget_seconds=600.0), a_step(gpu("A"), (0.01, 0.02))]
     second = [*runs(gpu(HOSTILE), 0.95, 0.952), a_step(gpu(HOSTILE), (0.005, 0.006)), a_kernel(gpu(HOSTILE), 1e-5)]
+    second.append(a_kernel(gpu(HOSTILE), 1e-5, name="norm", kind="training_kernel"))
     target = runs(gpu("A"), 0.95, config={"target": 0.94}, budget_seconds=None)
     return two(tmp_path, [*first, *target, a_kernel(gpu("A"), 2e-5, dtype="bfloat16")], second)
 

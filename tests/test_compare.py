@@ -13,6 +13,7 @@ from machines import (
     HOSTILE,
     SHA,
     a_kernel,
+    a_record,
     a_run,
     a_step,
     a_timing,
@@ -112,6 +113,19 @@ def test_a_time_in_which_the_target_was_missed_is_held_against_nobody(tmp_path: 
     assert not any(machine == "A" for _, machine, _ in found.unmatched)
 
 
+def test_runs_of_a_contest_are_times_to_a_target_by_the_comparable_clock(tmp_path: Path):
+    device = gpu("A")
+    ours = a_record(device, "speedrun", [0.941, 0.942], [2.0, 2.2], config={"recipe": "speednet-94"})
+    others = a_record(device, "airbench94", [0.94], [2.6]), a_record(device, "speedrun", [0.9], [1.0], dataset="mine")
+    found = compare.compare([write(tmp_path / "a.jsonl", ours, *others)])
+    (group,) = found.groups
+    assert group.key == ("cifar10", "test[10000]", "0.94", "comparable")
+    cell = group.cells["A"]
+    assert (cell.drawn, cell.values, cell.extras["recipe"]) == ("run", (2.0, 2.2), "speednet-94")
+    assert cell.extras["accuracy"] == pytest.approx(0.9415)
+    assert [len(places) for places in found.passed.values()] == [1, 1]
+
+
 def test_the_strict_clock_of_a_target_ends_with_the_process_and_leaves_transfers_out(tmp_path: Path):
     config = {"config": {"target": 0.94123}, "budget_seconds": None}
     lines = [
@@ -176,6 +190,21 @@ def test_two_files_of_one_kind_of_machine_are_two_machines(tmp_path: Path):
     assert list(cpu.machines) == ["Test CPU, 1 thread", "Test CPU, 2 threads"]
 
 
+def test_computers_that_share_the_name_of_a_device_are_told_apart(tmp_path: Path):
+    small, large = {**gpu("A"), "cpu": "Xeon", "cores": 8}, {**gpu("A"), "cpu": "EPYC", "cores": 8}
+    lines = [a_kernel(small, 1e-5), a_kernel(large, 2e-5)]
+    found = compare.compare([write(tmp_path / "a.jsonl", *lines)])
+    assert {name: cell.value for name, cell in found.groups[0].cells.items()} == {
+        "A, fed by Xeon": pytest.approx(1e-5),
+        "A, fed by EPYC": pytest.approx(2e-5),
+    }
+    weak = a_step(gpu("A"), (0.02,))
+    weak["state"]["before"] = {**weak["state"]["before"], "power_limit_watts": 300.0}
+    lines = [a_step(gpu("A"), (0.01,)), weak, *runs(gpu("A"), 0.9)]  # a run may not tell its limit
+    found = compare.compare([write(tmp_path / "b.jsonl", *lines)])
+    assert list(found.machines) == ["A, 700 W", "A, 300 W", "A"]
+
+
 def test_a_machine_is_described_by_its_newest_record_and_the_power_that_any_tells(tmp_path: Path):
     step, run = a_step(gpu("A"), (0.01,)), runs(gpu("A"), 0.9, started="2999-01-01T00:00:00Z")[0]
     found = compare.compare([write(tmp_path / "a.jsonl", run, step)])
@@ -226,6 +255,7 @@ def test_the_terminal_shows_values_ratios_and_what_is_left_out(small: Comparison
     assert "share of peak" in text
     assert "not compared, Augmentation" in text
     assert HOSTILE in text
+    assert comparison.LEGEND in " ".join(text.split())
     narrow = Console(file=io.StringIO(), width=80)
     narrow.print(tables.rich(small, wide=False))
     assert "share of peak" not in narrow.file.getvalue()  # type: ignore[attr-defined]
@@ -234,11 +264,12 @@ def test_the_terminal_shows_values_ratios_and_what_is_left_out(small: Comparison
 def test_markdown_keeps_its_columns_whatever_a_machine_is_called(small: Comparison):
     text = tables.markdown(small)
     blocks = [block for block in text.split("\n\n") if block.startswith("| ")]
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for block in blocks:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
     assert "<script>" not in text
     assert "## Not compared" in text
+    assert comparison.LEGEND in text
 
 
 def test_csv_has_the_bare_numbers(small: Comparison):

@@ -62,6 +62,7 @@ def test_the_page_of_fifty_devices_is_small_and_soon_drawn(tmp_path: Path):
     assert len(found.machines) == 50
     text = page.page(found)
     assert len(text.encode()) < 500_000
+    assert json.loads(re.search(r"const data = (.*);\n", text)[1])["omitted"] == 0  # type: ignore[index]
     assert "http://" not in text.replace("http://www.w3.org/2000/svg", "")
     path = tmp_path / "page.html"
     path.write_text(text)
@@ -75,7 +76,7 @@ def test_the_page_of_fifty_devices_is_small_and_soon_drawn(tmp_path: Path):
 
 
 def test_what_would_make_the_page_too_large_is_left_out_and_counted(small: Comparison, monkeypatch):
-    monkeypatch.setattr(page, "LIMIT", 3000)
+    monkeypatch.setattr(page, "LIMIT", 3500)
     data = json.loads(re.search(r"const data = (.*);\n", page.page(small))[1])  # type: ignore[index]
     kept = sum(len(part["groups"]) for part in data["parts"])
     assert 0 < kept < len(small.groups)
@@ -100,6 +101,7 @@ header.click(); told.third = rows().join(";");
 told.table = document.querySelector("#accuracy tbody").textContent;
 const choice = document.querySelector("#accuracy select");
 choice.value = 1; choice.dispatchEvent(new Event("change")); told.chosen = rows().join(";");
+told.bandwidths = document.querySelectorAll("#training_kernel .track").length;
 told.title = document.title; told.legend = document.querySelector("#step .legend").textContent;
 </script>"""
 
@@ -113,6 +115,7 @@ def test_the_page_sorts_chooses_and_takes_names_as_text(small: Comparison, tmp_p
     assert attribute(dom, "second") == f"A;{HOSTILE}"
     assert attribute(dom, "chosen") == "A"
     assert attribute(dom, "legend") == "".join(kind for kind in KINDS if kind.startswith("convolutions"))
+    assert attribute(dom, "bandwidths") == "1"
     assert "there only with dtype float16" in dom
     assert "+1.00 points [" in attribute(dom, "table")
 

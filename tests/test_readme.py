@@ -1,10 +1,14 @@
 """The README's commands parse, its loader example runs, its table is the records'; .ci/run runs its install command."""
 
+import importlib
+import inspect
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
+from machines import a_step, gpu
 from torch.distributed.run import get_args_parser
 
 from benchmarks import curve, curve_picture, readme
@@ -90,6 +94,30 @@ def test_the_picture_of_the_curve_has_every_device_and_knows_when_it_is_old(tmp_
     budgets, targets = curve_picture.points(other)
     assert {mean for measured in budgets.values() for _, mean, _, _ in measured} == {50.0}
     assert targets == {}
+
+
+COMMANDS_OF_BENCHMARKS = [
+    (module, flag)
+    for name in ("README.md", "CONTRIBUTING.md")
+    for module, words in re.findall(r"python -m (benchmarks\.\w+)([^`#\n]*)", (ROOT / name).read_text(encoding="utf-8"))
+    for flag in re.findall(r"--[\w-]+", words)
+]
+
+
+def test_computers_that_a_table_takes_together_are_told():
+    lines = [a_step({**gpu("A"), "cores": cores}, (0.01,)) for cores in (8, 64)]
+    assert readme.pooled([*lines, a_step(gpu("B"), (0.01,))]) == ["A: records of several computers: 64 cores; 8 cores"]
+
+
+@pytest.mark.parametrize(("module", "flag"), COMMANDS_OF_BENCHMARKS)
+def test_a_benchmark_has_the_flags_that_documents_give_it(module: str, flag: str, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [module, "--help"])
+    main = importlib.import_module(module).main
+    with pytest.raises(SystemExit):
+        main(*[["--help"]] * len(inspect.signature(main).parameters))
+    with pytest.raises(SystemExit):  # what it does not know it passes on to the main job, if it says so there
+        cli.parse(["--help"])
+    assert re.search(rf"{re.escape(flag)}\b", capsys.readouterr().out)
 
 
 def test_every_python_module_the_readme_runs_exists():

@@ -1,7 +1,9 @@
 """The suite of benchmarks: what is recorded is not run again; what evaluating and starting take follows the schema."""
 
 import os
-import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 from test_record import a_run
 from test_step import config, machine  # noqa: F401  (fixtures)
 
-from benchmarks import curve, evaluation, results, startup, suite
+from benchmarks import curve, evaluation, results, sensors, startup, suite
 from benchmarks import step as steps
 from benchmarks.harness import Session
 from speedrun import record
@@ -23,12 +25,13 @@ def ran(tmp_path, monkeypatch) -> list[list[str]]:
     """The commands of the parts, which do nothing; the first word that is `fail` fails."""
     commands: list[list[str]] = []
 
-    def run(words: list[str], **_: Any) -> subprocess.CompletedProcess:
+    @contextmanager
+    def child(words: list[str], **_: Any) -> Iterator[SimpleNamespace]:
         commands.append(words[1:])
-        return subprocess.CompletedProcess(words, 1 if "--fail" in words else 0)
+        yield SimpleNamespace(wait=lambda: int("--fail" in words))
 
     monkeypatch.setattr(results, "RESULTS", tmp_path)
-    monkeypatch.setattr(suite.subprocess, "run", run)
+    monkeypatch.setattr(suite, "child", child)
     monkeypatch.setattr(record, "git_state", lambda: GIT)
     monkeypatch.setattr(record, "envelope", lambda kind, about: {**ENVELOPE, "kind": kind, "device": about})
     monkeypatch.setattr(suite.sys, "argv", ["suite", "--quick", "--device", "cpu"])
@@ -92,8 +95,10 @@ def asked(tmp_path, monkeypatch) -> list[list[str]]:
         flags_of.append(flags)
         if flags[1] == "10":
             raise SpeedrunError("ended with 2: at least 12 s")
-        return {**made, "seed": int(flags[3]), "outside_seconds": 58.6}
+        seed = int(flags[3])
+        return {**made, "seed": seed, "config": {**made["config"], "seed": seed}, "outside_seconds": 58.6}
 
+    monkeypatch.setattr(sensors, "_LOOK_SECONDS", 0)
     monkeypatch.setattr(results, "RESULTS", tmp_path)
     monkeypatch.setattr(curve, "run_main_job", run_main_job)
     monkeypatch.setattr(record, "envelope", lambda *_: made)
@@ -106,6 +111,9 @@ def test_a_curve_that_was_cut_short_goes_on_where_it_stopped(asked, monkeypatch,
     monkeypatch.setattr(curve.sys, "argv", [*words, "--device", "cpu"])
     assert curve.main() == 0
     assert [flags[3] for flags in asked] == ["0", "2"]
+    one, other = results.recorded()[1:]
+    assert one["config_hash"] == other["config_hash"]
+    assert one["state"]["before"]["load"] is not None is not one["state"]["after"]["load"]
     assert all(flags[4:] == ["--device", "cpu"] for flags in asked)
     assert curve.main() == 0
     assert len(asked) == 2
@@ -162,6 +170,27 @@ def test_compiling_with_an_empty_cache_leaves_the_environment_alone(monkeypatch,
     monkeypatch.setattr(startup, "run_main_job", run_main_job)
     assert startup.compiling("default", []) == {}
     assert (len(seen), seen[0] != "mine", os.environ["TRITON_CACHE_DIR"]) == (1, True, "mine")
+
+
+def test_a_compilation_that_fails_leaves_what_was_measured_before_it(tmp_path, monkeypatch, capsys):
+    def compiling(*_: object) -> dict[str, list[float]]:
+        raise SpeedrunError("ended with -11")
+
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    monkeypatch.setattr(sensors, "_LOOK_SECONDS", 0)
+    monkeypatch.setattr(startup, "outside", lambda *_: [1.0])
+    monkeypatch.setattr(startup, "phases", lambda *_: {"build": [0.5]})
+    monkeypatch.setattr(startup, "compiling", compiling)
+    monkeypatch.setattr(startup.sys, "argv", ["startup", "--device", "cpu"])
+    assert startup.main() == 1
+    assert "compile default: ended with -11" in capsys.readouterr().err
+    (line,) = results.recorded()
+    assert [row["about"]["what"] for row in line["rows"]] == ["help", "import torch", "build"]
+
+
+def test_a_run_that_fails_is_told_by_its_last_words():
+    with pytest.raises(SpeedrunError, match="ended with 2: speedrun: seconds takes a number"):
+        curve.run_main_job(["--seconds", "soon"])
 
 
 def test_processes_are_timed_from_outside():
