@@ -160,8 +160,8 @@ def pooled(records: Sequence[dict[str, Any]]) -> list[str]:
         if each["device"]:
             hosts[machine(each)].append(host(each))
     lines = []
-    for name, each in hosts.items():
-        if told := sorted(words.removeprefix(", ") for words in apart(each).values() if words):
+    for name, found in hosts.items():
+        if told := sorted(words.removeprefix(", ") for words in apart(found).values() if words):
             lines.append(f"{name}: records of several computers: {'; '.join(told)}")
     return lines
 
