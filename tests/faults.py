@@ -25,6 +25,7 @@ STEPS = 5
 def fail(fault: str) -> None:
     """What happens once in rank 1."""
     if fault == "kill":
+        print(f"died at {time.monotonic()}", file=sys.stderr, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     if fault == "stall":
         time.sleep(600)

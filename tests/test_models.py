@@ -8,7 +8,7 @@ from torch import nn
 from speedrun import models
 from speedrun.config import ModelConfig
 from speedrun.errors import UsageError
-from speedrun.models.layers import BatchNorm, Conv, Linear, Whitening
+from speedrun.models.layers import BatchNorm, BatchNorm2d, Conv, Linear, Whitening
 from speedrun.models.speednet import Group, SpeedNet
 
 
@@ -224,3 +224,24 @@ def test_the_activation_is_the_one_asked_for(activation: str):
     expected = getattr(nn.functional, activation)(x)
     for part in (net, *net.groups):
         assert torch.equal(part.activation(x), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_statistics_over_several_devices_are_torchs_where_there_is_one(dtype: torch.dtype):
+    """Output, gradients and running averages; half of the channels lie far from zero."""
+    x = (
+        3 * torch.randn(6, 4, 5, 5, generator=torch.Generator().manual_seed(0))
+        + torch.tensor([0, 0, 50, 50])[:, None, None]
+    ).to(dtype)
+    found = []
+    for add_up in (None, lambda own: own):
+        norm, given = BatchNorm2d(4), x.clone().requires_grad_()
+        norm.add_up = add_up
+        out = norm(given)
+        (out.float() * torch.arange(25.0).view(5, 5)).sum().backward()
+        found.append([out, given.grad, norm.weight.grad, norm.bias.grad, norm.running_mean, norm.running_var])
+        assert norm.num_batches_tracked == 1
+        assert out.dtype == dtype
+        assert torch.equal(norm.eval()(x), torch.nn.BatchNorm2d.forward(norm, x))
+    for ours, theirs in zip(found[1], found[0], strict=True):
+        assert torch.allclose(ours.float(), theirs.float(), rtol=1e-3 if dtype is torch.float32 else 2e-2, atol=2e-2)
