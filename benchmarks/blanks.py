@@ -1,4 +1,4 @@
-"""What the README's tables can hold of a GPU, in order of worth, and how much of it is recorded. Standard library only.
+"""What the README's tables can hold of a GPU, in order of worth, and how much of it is recorded.
 
 The order is that of the project's aims: the time to 94 % beside others' scripts, the accuracy of ten minutes, the share
 of the peak that the 96 % step makes, the times to 95 and 96 %, then the rest of the curve, the operations, the systems.
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import curve, results, systems
-from benchmarks.standings import OURS
+from benchmarks.contenders import Contender, Ours, Script
 
 Record = dict[str, Any]
 
@@ -24,9 +24,9 @@ class Code:
     digest: str
 
     def made(self, record: Record) -> bool:
-        """Whether a record is of this code."""
+        """Whether a record is of this code, or of another's script, whatever our code was beside it."""
         if record["kind"] == "record":
-            return record["settings"].get("code") == self.digest
+            return record["settings"].get("code", self.digest) == self.digest
         return results.repeatable(self.git) and record["git"] == self.git
 
 
@@ -41,9 +41,10 @@ class Job:
     """A command that fills a cell.
 
     seconds: what it is thought to take, compilation included; nobody has timed it on a GPU yet. counts: how many
-    runs a record of the device has for the cell. wanted: runs of this code that the cell needs; None where any run of
-    any code will do. most: seconds that it can use, of a command that is told its minutes; it then needs `seconds` at
-    least. numbered: whether each command makes one more run, from the next seed.
+    runs a record of the device has for the cell; also: the same of whatever must be there as often. wanted: runs of
+    this code that the cell needs; None where any run of any code will do. most: seconds that it can use, of a command
+    that is told its minutes; it then needs `seconds` at least. numbered: whether each command makes one more run, from
+    the next seed.
     """
 
     cell: str
@@ -53,10 +54,12 @@ class Job:
     wanted: int | None = None
     most: float | None = None
     numbered: bool = False
+    also: tuple[Callable[[Record], int], ...] = ()
 
     def have(self, records: Sequence[Record], code: Code) -> int:
         """Runs that are recorded: of this code, where a number of them is wanted."""
-        return sum(self.counts(each) for each in records if self.wanted is None or code.made(each))
+        known = [each for each in records if self.wanted is None or code.made(each)]
+        return min(sum(map(counts, known)) for counts in (self.counts, *self.also))
 
     def command(self, seconds: float, device: str, own: int) -> list[str]:
         """The words after `python -m`, of one that may take `seconds`, `own` runs being recorded of this code."""
@@ -94,24 +97,37 @@ def jobs(peers: Sequence[Path]) -> list[Job]:
 
 
 def _contest(percent: int, wanted: int | None, peers: Sequence[Path]) -> Job:
-    """Ours beside the peers of a target, counted by our runs."""
+    """Ours beside the peers of a target, counted by the runs of whoever has made the fewest."""
     beside = [path for path in peers if _percent(path) == percent]
-    # Not max-autotune, which a machine without caches may try for all of its minutes.
-    words = ["benchmarks.records", f"--target=0.{percent}", f"--runs={wanted or PILOT}", "--compile=default"]
+    skipped = int(percent == 96)  # airbench96_faster compiles in its first run
+    scripts = [Script(path, {PAUSE: "pass"}, skipped, path.parent) for path in beside]
+    own = ["--compile=default"]  # not max-autotune, which a machine without caches may try for all of its minutes
+    words = ["benchmarks.records", f"--target=0.{percent}", f"--runs={wanted or PILOT}", *own]
     if beside:
         words += ["--peer", *map(str, beside)]
-    if any(PAUSE in path.read_text(encoding="utf-8", errors="replace") for path in beside):
+    if any(script.used for script in scripts):
         words.append(f"--peer-set={PAUSE}=pass")
-    if percent == 96:  # airbench96_faster compiles in its first run
-        words.append("--peer-skip=1")
+    if skipped:
+        words.append(f"--peer-skip={skipped}")
+    contenders: list[Contender] = [Ours(percent / 100, own), *scripts]
+    ours, *others = (_runs(each, percent / 100) for each in contenders)
+    names = ", ".join(script.name for script in scripts) or "no peer"
+    cell = f"time to {percent} %, n {wanted or PILOT}, beside {names}"
+    return Job(cell, tuple(words), 240, ours, wanted, most=3600 if wanted else 300, also=tuple(others))
+
+
+def _runs(contender: Contender, target: float) -> Callable[[Record], int]:
+    """Counts a contender's runs by the settings that it has here, but for our code, of which `Code` knows."""
+    about = {"contender": contender.name, **contender.settings}
+    about.pop("code", None)
 
     def counts(record: Record) -> int:
-        named = record["kind"] == "record" and record["contender"] == OURS and record["dataset"] == "cifar10"
-        return len(record["accuracies"]) if named and record["target"] == percent / 100 else 0
+        if record["kind"] != "record" or (record["dataset"], record["target"]) != ("cifar10", target):
+            return 0
+        same = all(record["settings"].get(name) == value for name, value in about.items())
+        return len(record["accuracies"]) if same else 0
 
-    names = ", ".join(path.stem for path in beside) or "no peer"
-    cell = f"time to {percent} %, n {wanted or PILOT}, beside {names}"
-    return Job(cell, tuple(words), 240, counts, wanted, most=3600 if wanted else 300)
+    return counts
 
 
 def _percent(path: Path) -> int:

@@ -44,16 +44,19 @@ class Block:
 
 class Ours:
     """This program. words: of its command line. Without a recipe among them, `target` stands for the tier of that name
-    or, if there is none, for the flag."""
+    or, if there is none, for the flag. place: words that say where it runs and where its images lie, not what it does.
 
-    name = OURS
+    name: `speedrun`, with the words that make another training of it: what they bring is a row of its own.
+    """
 
-    def __init__(self, target: float, words: Sequence[str]) -> None:
+    def __init__(self, target: float, words: Sequence[str], place: Sequence[str] = ()) -> None:
         tier = f"speednet-{100 * target:g}"
         aim = ["--recipe", tier] if tier in recipes.names() else ["--target", f"{target:g}"]
-        named = any(word.startswith(("--recipe", "--config")) for word in words)
-        self.words = [*([] if named else aim), *words]
-        self.settings = {"words": _public(self.words), "code": code_digest()}
+        words = _split(words)
+        self.name = " ".join([OURS, *_without("--compile", words)])
+        own = [*([] if {"--recipe", "--config"} & set(words) else aim), *words]
+        self.words = [*own, *place]
+        self.settings = {"words": own, "code": code_digest()}
 
     def run(self, runs: int, first: int, seconds: float) -> Block:
         """`runs` runs from seed `first` on, those of them that end within `seconds`."""
@@ -146,10 +149,14 @@ def code_digest() -> str:
     return digest.hexdigest()[:12]
 
 
-def _public(words: Sequence[str]) -> list[str]:
-    """The words without the folder of the data, which is another one on every machine."""
-    kept = [word for word, before in zip(words, ["", *words], strict=False) if before != "--data-dir"]
-    return [word for word in kept if not word.startswith("--data-dir")]
+def _split(words: Sequence[str]) -> list[str]:
+    """The words, those of the form --FLAG=VALUE in two, so that one command has one form."""
+    return [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+
+
+def _without(flag: str, words: Sequence[str]) -> list[str]:
+    """The words but for a flag and its value."""
+    return [word for word, before in zip(words, ["", *words], strict=False) if flag not in (word, before)]
 
 
 def _path(*first: Path) -> str:

@@ -5,8 +5,9 @@
 
 Runs are made in blocks, a process each, one contender after the other and every other round in reverse, and are
 appended to benchmarks/results/<device-slug>.jsonl. What is recorded of the same code and settings on this machine
-counts: a call goes on until each contender has `--runs`, or the minutes are over. Words of the main job, such as
-`--compile max-autotune` or `--set optim.lr=0.2`, change ours.
+counts: a call goes on until each contender has `--runs`, or the minutes are over. Words of the main job change ours:
+`--compile max-autotune` how it is run; others, such as `--set select.share=0.5`, make a contender of their own, which
+stands in the table beside the plain one.
 
 A peer is a script that prints the table of airbench or of Hiverge (`benchmarks.printed`), or that has the hooks of
 Fulcrum's E1 (`benchmarks.hooked`). A copy of it runs in a folder of its own, CIFAR-10 beside it, and is ended after its
@@ -156,9 +157,9 @@ def main() -> int:
     if not 0 < options.target < 1 or min(options.runs, options.block) < 1 or options.peer_skip < 0:
         raise UsageError("--target lies in (0, 1); --runs and --block are at least 1, --peer-skip at least 0")
     changes = substitutions(options.peer_set)
-    words = ["--dataset", options.dataset, "--device", options.device, *extra]
+    place = ["--dataset", options.dataset, "--device", options.device]
     if options.data_dir is not None:
-        words += ["--data-dir", str(options.data_dir)]
+        place += ["--data-dir", str(options.data_dir)]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that children end with us
     with TemporaryDirectory() as folder:
         scripts = peers(options.peer, changes, options.peer_skip, Path(folder))
@@ -166,7 +167,7 @@ def main() -> int:
         if scripts:
             lay_out(dataset, Path(folder))
         session = Session(devices.choose(options.device).device)
-        contenders: list[Contender] = [Ours(options.target, words), *scripts]
+        contenders: list[Contender] = [Ours(options.target, extra, place), *scripts]
         contest = Contest(options.target, options.runs, dataset.name, contenders, session)
         contest.hold(options.block, deadline)
     print(table(recorded(), others=dataset.name != "cifar10"))

@@ -287,7 +287,7 @@ TIMINGS: Table = {
 }
 RECORD: Table = {
     **_CIRCUMSTANCES,
-    "contender": Field(str, "speedrun, or the name of another's script"),
+    "contender": Field(str, "speedrun, with the words that change it, or the name of another's script"),
     "target": Field(float, "accuracy to reach", low=0, high=1),
     "dataset": RUN["dataset"],
     "accuracies": Field(list, "of each run, with test views", each=Field(float, "fraction", low=0, high=1)),

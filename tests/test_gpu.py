@@ -10,8 +10,8 @@ import pytest
 from machines import SHA, a_record, a_step, gpu, runs
 from processes import ROOT
 
+from benchmarks import contenders, kernels, results
 from benchmarks import gpu as lease_command
-from benchmarks import kernels, results
 from benchmarks.blanks import PAUSE, Code, Job, jobs
 from benchmarks.gpu import Lease
 from speedrun import record
@@ -54,11 +54,24 @@ def test_what_is_blank_comes_in_order_of_worth_and_what_does_not_fit_is_passed_b
     assert runnable(made, 14) == []
 
 
+def recorded(contender: contenders.Contender, runs: int, target: float = 0.94, **settings: Any) -> dict[str, Any]:
+    """A record of a contest: of ours by CODE, unless `settings` say otherwise."""
+    own = {"contender": contender.name, **contender.settings, "threads": None}
+    if "code" in own:
+        own["code"] = CODE.digest
+    values = [0.94] * runs, [2.0] * runs
+    return a_record(gpu("H"), contender.name, *values, target=target, settings={**own, **settings})
+
+
+def ours(*words: str) -> contenders.Ours:
+    return contenders.Ours(0.94, ["--compile=default", *words])
+
+
 def test_what_is_recorded_of_this_device_is_not_blank(tmp_path: Path, monkeypatch):
-    ours = a_record(gpu("H"), "speedrun", [0.94], [2.0])
     other = a_step(gpu("another"), (0.01,), recipe="speednet-96")
     dialled = a_step(gpu("H"), (0.01,), recipe="speednet-96", changed=["model.fused=norm"])
-    made = lease(tmp_path, monkeypatch, ours, other, dialled, *at(600.0, 0.97), *at(60.0, 0.95, git=None))
+    plain = recorded(ours(), 1)
+    made = lease(tmp_path, monkeypatch, plain, other, dialled, *at(600.0, 0.97), *at(60.0, 0.95, git=None))
     found = reasons(made, 1e6)
     assert found["time to 94 %, n 10, beside no peer"] == "filled"
     assert found["accuracy at 600 s, n 1"] == "filled"
@@ -69,15 +82,34 @@ def test_what_is_recorded_of_this_device_is_not_blank(tmp_path: Path, monkeypatc
 
 def test_only_runs_of_this_code_make_a_number_grow(tmp_path: Path, monkeypatch):
     older = at(600.0, 0.97, 0.98, git={"sha": SHA + "2", "dirty": False})
-    mine = a_record(gpu("H"), "speedrun", [0.94] * 7, [2.0] * 7)
-    mine["settings"] = {**mine["settings"], "code": CODE.digest}
-    another = {**mine, "settings": {**mine["settings"], "code": "d" * 12}}
-    made = lease(tmp_path, monkeypatch, *older, *at(600.0, 0.97), mine, another)
+    another = recorded(ours(), 7, code="d" * 12)
+    made = lease(tmp_path, monkeypatch, *older, *at(600.0, 0.97), recorded(ours(), 7), another)
     found = {step.job.cell: step for step in made.schedule(1e6)}
     step = found["accuracy at 600 s, n 3"]
     assert step.reason == "1 of 3 recorded"
     assert made.words(step)[-3:] == ["--seeds", "2", "--resume"]
     assert found["time to 94 %, n 200, beside no peer"].reason == "7 of 200 recorded"
+
+
+def test_a_contest_has_the_runs_of_whoever_has_made_the_fewest(tmp_path: Path, monkeypatch):
+    path = tmp_path / "airbench94.py"
+    path.write_text(PAUSE)
+    peer, as_it_is = (contenders.Script(path, changes, 0, tmp_path) for changes in ({PAUSE: "pass"}, {}))
+    pilot, proof = (f"time to 94 %, n {runs}, beside airbench94" for runs in (10, 200))
+    made = lease(tmp_path / "results", monkeypatch, recorded(ours(), 10), recorded(as_it_is, 10), every=jobs([path]))
+    assert (reasons(made, 1e6)[pilot], reasons(made, 1e6)[proof]) == ("blank", "0 of 200 recorded")
+    results.add(recorded(peer, 4))
+    made.look()
+    assert (reasons(made, 1e6)[pilot], reasons(made, 1e6)[proof]) == ("filled", "4 of 200 recorded")
+
+
+@pytest.mark.parametrize("words", [["--set=select.share=0.5"], ["--compile=max-autotune"]])
+def test_a_training_of_other_words_fills_no_cell_of_the_plain_one(words: list[str], tmp_path: Path, monkeypatch):
+    changed = a_step(gpu("H"), (0.01,), recipe="speednet-96", changed=["model.fused=norm"])
+    made = lease(tmp_path, monkeypatch, recorded(contenders.Ours(0.94, words), 200), changed)
+    found = reasons(made, 1e6)
+    assert found["time to 94 %, n 10, beside no peer"] == found["a step of speednet-96"] == "blank"
+    assert found["time to 94 %, n 200, beside no peer"] == "0 of 200 recorded"
 
 
 def test_peers_take_part_at_the_percent_of_their_name(tmp_path: Path):

@@ -99,11 +99,15 @@ def test_a_contest_with_a_stub_from_end_to_end(
     shared += ["--recipe=speednet-94", "--steps=30"]
     assert hold(monkeypatch, "--runs=2", *shared) == 0
     first = results.recorded()
-    assert [line["contender"] for line in first] == ["speedrun", "stub"]
+    name = first[0]["contender"]
+    assert name.startswith("speedrun --")
+    assert name.endswith("--recipe speednet-94 --steps 30")
+    assert str(tiny_data) not in str(first[0]["settings"])
+    assert [line["contender"] for line in first] == [name, "stub"]
     assert hold(monkeypatch, "--runs=3", *shared) == 0
     lines = results.recorded()
     assert lines[:2] == first
-    assert [(line["contender"], len(line["accuracies"])) for line in lines[2:]] == [("speedrun", 1), ("stub", 1)]
+    assert [(line["contender"], len(line["accuracies"])) for line in lines[2:]] == [(name, 1), ("stub", 1)]
     assert all(record.check(line) == [] for line in lines)
     ours, stubs = ([one for line in lines[place::2] for one in line["accuracies"]] for place in (0, 1))
     assert len(set(stubs)) == 3
@@ -112,9 +116,9 @@ def test_a_contest_with_a_stub_from_end_to_end(
     assert lines[2]["config"]["data_dir"] is None
     assert lines[2]["p"] < 0.05
     shown = capsys.readouterr().out.splitlines()
-    assert "| 90 % | speedrun | " in shown[-2]
+    assert f"| 90 % | {name} | " in shown[-2]
     assert shown[-2].endswith("| 3 |")
-    assert "x [" in shown[-1]
+    assert shown[-1].endswith("|  |  | 3 |")  # it is held against the plain one alone
     assert standings.table(lines) == ""  # these images are not CIFAR-10
 
 
@@ -276,7 +280,37 @@ def test_a_child_that_does_not_end_is_ended(tmp_path: Path):
 def test_our_words_lead_to_the_tier_of_a_target_or_to_the_planner():
     assert contenders.Ours(0.94, []).words[:2] == ["--recipe", "speednet-94"]
     assert contenders.Ours(0.935, []).words[:2] == ["--target", "0.935"]
-    private = contenders.Ours(0.94, ["--data-dir", "/secret", "--compile", "off"])
-    assert "/secret" in private.words
+    private = contenders.Ours(0.94, ["--compile", "off"], ["--data-dir", "/secret"])
+    assert private.words[-2:] == ["--data-dir", "/secret"]
     assert private.settings["words"] == ["--recipe", "speednet-94", "--compile", "off"]
-    assert contenders.Ours(0.94, ["--recipe=mynet"]).words == ["--recipe=mynet"]
+    assert contenders.Ours(0.94, ["--recipe=mynet"]).words == ["--recipe", "mynet"]
+
+
+def test_words_that_make_another_training_name_a_contender_of_their_own():
+    plain, compiled = contenders.Ours(0.96, []), contenders.Ours(0.96, ["--compile=max-autotune"])
+    picking = contenders.Ours(0.96, ["--compile", "default", "--set=select.share=0.5"])
+    assert [each.name for each in (plain, compiled, picking)] == [
+        "speedrun",
+        "speedrun",
+        "speedrun --set select.share=0.5",
+    ]
+    assert plain.settings["code"] == picking.settings["code"]
+    assert plain.settings != compiled.settings
+
+
+def test_the_table_holds_another_training_of_ours_beside_the_plain_one():
+    def ours(name: str, seconds: float, code: str = "a" * 12) -> dict[str, Any]:
+        settings = {"contender": name, "code": code}
+        changes = {"settings": settings, "config_hash": f"{len(name):012}"}
+        return a_record(gpu("H"), name, [0.94, 0.95], [seconds, seconds], **changes)
+
+    picking = "speedrun --set select.share=0.5"
+    lines = [ours("speedrun", 2.0), ours(picking, 1.0), a_record(gpu("H"), "airbench", [0.94, 0.95], [4.0, 4.0])]
+    rows = [row.split(" | ") for row in standings.table(lines).splitlines()[2:]]
+    assert [(row[2], row[6].partition("x")[0]) for row in rows] == [
+        ("speedrun", ""),
+        (picking, "2.000"),
+        ("airbench", "0.500"),
+    ]
+    older = standings.table([lines[0], ours(picking, 1.0, "b" * 12)]).splitlines()[-1]
+    assert older.endswith("|  |  | 2 |")  # of other code, it tells nothing of the words
