@@ -4,10 +4,11 @@
                               [--batch N] [--no-record]
 
 Nets are the recipe's own or, where it leaves that to the planner, those of the planner's table; sizes those of its
-resolutions; `--set model.fused=norm,conv` and the like change any field. A recipe that does not fit the machine is told
-and stops no other. In turn with the step the device's peak is measured, in the same dtype: the fastest of torch's
-matrix products of 1,024, 2,048 and 4,096 cubed and of a 3x3 convolution of 256 to 256 channels. Operations are those of
-three forward passes. Images are noise, on which the time does not depend.
+resolutions; `--set model.fused=norm,conv` and the like change any field but select.share, for how long a step takes
+that picks images depends on the point of the run. A recipe that does not fit the machine is told and stops no other. In
+turn with the step the device's peak is measured, in the same dtype: the fastest of torch's matrix products of 1,024,
+2,048 and 4,096 cubed and of a 3x3 convolution of 256 to 256 channels. Operations are those of three forward passes, of
+six with optim.sam, whose gradient is taken twice. Images are noise, on which the time does not depend.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from speedrun import config as configs
 from speedrun import device as devices
 from speedrun import memory, models, planner, recipes, rungs, trainee
 from speedrun.arguments import assigned
-from speedrun.config import Config
+from speedrun.config import Config, require
 from speedrun.data import Dataset
 from speedrun.errors import SpeedrunError, UsageError
 from speedrun.machine import Machine, open_machine
@@ -92,7 +93,8 @@ def measure(trained: Trainee, size: int, seconds: float) -> dict[str, Any]:
     timing = Timing.of(times["step"])
     reached = {name: operations / statistics.median(times[name]) for name, (operations, _) in products.items()}
     peak = max(reached.values())
-    flops = 3 * models.forward_flops(trained.net, size) * trained.batch_size
+    passes = 3 * (2 if trained.config.optim.sam else 1)
+    flops = passes * models.forward_flops(trained.net, size) * trained.batch_size
     profile = breakdown.profiled(breakdown.marked(trained, size), device)
     return {
         "size": size,
@@ -183,13 +185,16 @@ def open_noise(options: argparse.Namespace) -> Machine:
 
 
 def asked(recipe: str, options: argparse.Namespace, machine: Machine) -> Config:
-    """The recipe's config with what the command line sets. Raises UsageError."""
+    """The recipe's config with what the command line sets. Raises UsageError, also where steps would pick images: how
+    long one takes depends on the point of the run, and this measures at its end."""
     automatic = "default" if machine.choice.device.type == "cuda" else "off"
     changes = {"device": options.device, "dtype": options.dtype}
     changes["compile"] = automatic if options.compile == "auto" else options.compile
     if options.batch is not None:
         changes["batch_size"] = options.batch
-    return configs.override(recipes.get(recipe), {**changes, **assigned(options.set)})
+    config = configs.override(recipes.get(recipe), {**changes, **assigned(options.set)})
+    require(not config.select.picks, "steps that pick images are timed in a run alone: leave select.share at 1")
+    return config
 
 
 def given_widths(options: argparse.Namespace, base: Config, *, one: bool) -> list[tuple[int, ...]]:

@@ -121,6 +121,21 @@ def test_a_step_makes_a_sound_record(machine: Machine, config: Config, monkeypat
     assert "speednet 8/16/16, 12 pixels, batch 40, float32, compile off" in steps.line(line)
 
 
+def test_a_sharpness_aware_step_counts_both_of_its_passes(machine: Machine, config: Config, monkeypatch):
+    monkeypatch.setattr(steps, "SQUARES", (32,))
+    monkeypatch.setattr(steps, "CONVOLVED", (1, 4))
+    trained = steps.prepared(configs.override(config, {"optim.sam": 0.05}), machine)
+    found = steps.measure(trained, SIZE, 0.0)
+    assert found["flops"] == 6 * BATCH * models.forward_flops(trained.net, SIZE)
+    assert found["peak_share"] == pytest.approx(found["flops_per_second"] / found["peak_flops_per_second"])
+
+
+def test_a_step_that_picks_images_is_refused(machine: Machine):
+    options = steps.net_parser("").parse_args(["--set", "select.share=0.5"])
+    with pytest.raises(UsageError, match=r"leave select\.share at 1"):
+        steps.asked("speednet", options, machine)
+
+
 def test_measuring_leaves_the_net_as_it_was(machine: Machine, config: Config):
     trained = steps.prepared(config, machine)
     call = breakdown.marked(trained, SIZE)
