@@ -25,9 +25,9 @@ def twin(every: int, **optim: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]
     slow = {name: tensor.clone() for name, tensor in step.net.state_dict().items()}
     for number, batch in enumerate(batches()):
         step(batch, number / STEPS)
-        if (number + 1) % every:
+        if number >= every and (number + 1) % every:
             continue
-        keeps = 0.95**every * (number / STEPS) ** 3
+        keeps = 0.95**every * (number / STEPS) ** 3 if number >= every else 0.0
         for name, tensor in step.net.state_dict().items():
             if tensor.is_floating_point():
                 slow[name] = keeps * slow[name] + (1 - keeps) * tensor
@@ -52,6 +52,19 @@ def test_lookahead_is_that_of_a_plain_twin(every: int, filters: str):
     for number, batch in enumerate(batches()):
         plain(batch, number / STEPS)
     assert (plain.net.get_parameter("head.weight") - step.net.get_parameter("head.weight")).abs().max() > 1e-4
+
+
+def test_a_run_shorter_than_its_first_update_evaluates_what_was_trained():
+    step, _ = a_step(lookahead=5)
+    for number, batch in enumerate(batches()[:3]):
+        step(batch, number / 3)
+        trained = step.net.state_dict()
+        assert all(torch.equal(tensor, trained[name]) for name, tensor in step.evaluated.state_dict().items())
+    assert step.lookahead is not None
+    step.lookahead.restart(step.net)  # as a captured step is begun again
+    step.net.get_parameter("head.weight").data.add_(1.0)
+    step.follow(0.0)
+    assert torch.equal(step.evaluated.get_parameter("head.weight"), step.net.get_parameter("head.weight"))
 
 
 def test_lookahead_goes_on_from_its_state_to_the_bit():

@@ -63,8 +63,9 @@ class Average(nn.Module):
 class Lookahead(Average):
     """Slow weights, moved towards the trained net every few steps, to which it is then set back.
 
-    They keep little at first, SLOW to the power of `every` at the end, rising with the cube of progress. Batch-norm
-    statistics are averaged alike. Sources: Zhang et al. (arXiv 1907.08610); the rise, airbench96.
+    They keep little at first, SLOW to the power of `every` at the end, rising with the cube of progress; in the first
+    `every` steps they are the trained net itself, so that what is evaluated was trained, however short the run.
+    Batch-norm statistics are averaged alike. Sources: Zhang et al. (arXiv 1907.08610); the rise, airbench96.
     """
 
     def __init__(self, trained: nn.Module, every: int) -> None:
@@ -76,9 +77,10 @@ class Lookahead(Average):
     def follow(self, progress: float) -> None:
         """After a step at a point of the run, by the host's numbers alone: no part of what is captured."""
         self.updates += 1
-        if int(self.updates) % self.every:
+        early = int(self.updates) <= self.every
+        if not early and int(self.updates) % self.every:
             return
-        self.weight = 1 - self.decay * progress**3
+        self.weight = 1.0 if early else 1 - self.decay * progress**3
         self.update()
         slow, trained = (list(column) for column in zip(*self._floats, strict=True))
         torch._foreach_copy_(trained, slow)
