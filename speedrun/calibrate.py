@@ -9,7 +9,10 @@ from torch import Tensor
 from speedrun.clock import Clock
 from speedrun.device import synchronize
 from speedrun.evaluate import views
-from speedrun.selection import Work
+from speedrun.methods.plain import PlainStep
+from speedrun.methods.selective import SelectiveStep
+from speedrun.selection import Work, begin_of
+from speedrun.stream import Stream
 from speedrun.trainee import Trainee
 
 # Largest share of the time left that timing steps may take, and that timing an evaluation may. Past it, other
@@ -50,15 +53,30 @@ def _time_steps(trainee: Trainee, clock: Clock) -> dict[Work, float]:
         if alike and device.type != "cuda" and trainee.world.lead(clock.now() - began - budget)[0] > 0:
             timed[work] = timed[Work(max(alike), work.batches)] * (work.size / max(alike)) ** 2
             continue
-        # The first warms up: memory is taken, kernels are chosen. Where images are picked, some steps cost more.
-        for steps in (1, trainee.config.select.every if work.batches > 1 else 1):
-            synchronize(device)
-            start = clock.now()
-            for _ in range(steps):
-                step(stream.next(*work), 0.0)
-            synchronize(device)
-            timed[work] = (clock.now() - start) / steps
+        timed[work] = _mean_seconds(trainee, clock, step, stream, work)
     return dict(zip(timed, trainee.world.most(*timed.values()), strict=True))
+
+
+def _mean_seconds(trainee: Trainee, clock: Clock, step: PlainStep, stream: Stream, work: Work) -> float:
+    """Seconds of a step of a work, the mean of those that follow each other in a run."""
+    select, device = trainee.config.select, trainee.machine.choice.device
+    late = select.picks and begin_of(work, trainee.stages) >= select.end
+
+    def once() -> float:
+        synchronize(device)
+        start = clock.now()
+        step(stream.next(*work), select.end if late else 0.0)
+        synchronize(device)
+        return clock.now() - start
+
+    once()  # warms up: memory is taken, kernels are chosen
+    if late or not isinstance(step, SelectiveStep):
+        return once()
+    seconds = []
+    for learns in (True, False):
+        step.turn(learns)
+        seconds.append(once())
+    return select.mean_seconds(*seconds)
 
 
 def _time_view(trainee: Trainee, clock: Clock, step_seconds: float) -> float:

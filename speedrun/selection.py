@@ -47,6 +47,11 @@ class SelectConfig(Checked):
         """Whether anything is picked at all."""
         return self.batches > 1
 
+    def mean_seconds(self, learns: float, rests: float) -> float:
+        """Mean seconds of a step before `end`, of those of a step on which the proxy learns and of one on which it does
+        not."""
+        return (learns + (self.every - 1) * rests) / self.every
+
     @property
     def mean_batches(self) -> float:
         """Batches' worth of images that a step draws, over the whole run."""
@@ -66,6 +71,12 @@ class Stage(NamedTuple):
 
     until: float
     work: Work
+
+
+def begin_of(work: Work, stages: Sequence[Stage]) -> float:
+    """The progress at which a work is done for the first time."""
+    begins = (0.0, *(stage.until for stage in stages[:-1]))
+    return next(begin for begin, stage in zip(begins, stages, strict=True) if stage.work == work)
 
 
 def stages(resolutions: Sequence[int], select: SelectConfig | None = None) -> tuple[Stage, ...]:

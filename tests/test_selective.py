@@ -22,7 +22,8 @@ from speedrun.clock import Clock
 from speedrun.config import Config
 from speedrun.losses import cross_entropy
 from speedrun.machine import Machine, open_machine
-from speedrun.methods.selective import SelectiveStep
+from speedrun.methods.plain import PlainStep
+from speedrun.methods.selective import Proxy, SelectiveStep
 from speedrun.selection import Work
 from speedrun.stream import Batch
 from speedrun.trainee import Trainee, build
@@ -189,16 +190,34 @@ def test_calibration_times_both_costs_and_leaves_no_proxy_behind(machine: Machin
     assert not equal(weights(other), fresh)
 
 
-def test_calibration_that_takes_too_long_still_times_a_whole_round_of_picking(machine: Machine):
+def test_calibration_that_takes_too_long_still_times_picking(machine: Machine):
     made = trainee(machine, resolutions="12,16")
     slow = calibrate(made, Clock(100.0, start=0.0, now=Ticking(1.0))).step  # 1 s between two looks at the clock
     larger = pytest.approx((16 / 12) ** 2)
-    assert slow == {
-        Work(12): 1.0,
-        Work(16): larger,
-        Work(12, 2): 0.25,
-        Work(16, 2): pytest.approx(0.25 * (16 / 12) ** 2),
-    }
+    assert slow == {Work(12): 1.0, Work(16): larger, Work(12, 2): 1.0, Work(16, 2): larger}
+
+
+def test_however_rarely_the_proxy_learns_calibration_takes_one_step_of_each_kind(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+):
+    made, seconds, taken = trainee(machine, resolutions="12,16", **{"select.every": "1000"}), [0.0], []
+    losses, compute = Proxy.losses, PlainStep.compute
+
+    def slow_losses(self: Proxy, batch: Batch, progress: float, *, learns: bool) -> Tensor:
+        seconds[0] += 1000 * learns
+        return losses(self, batch, progress, learns=learns)
+
+    def slow_compute(self: PlainStep, batch: Batch) -> Tensor:
+        seconds[0] += 1
+        taken.append(batch)
+        return compute(self, batch)
+
+    monkeypatch.setattr(Proxy, "losses", slow_losses)
+    monkeypatch.setattr(PlainStep, "compute", slow_compute)
+    found = calibrate(made, Clock(1e9, start=0.0, now=lambda: seconds[0])).step
+    # Before the end of picking the proxy learns once in 1000 steps, whether images are picked yet or not.
+    assert found == {Work(12): 2.0, Work(12, 2): 2.0, Work(16, 2): 2.0, Work(16): 1.0}
+    assert len(taken) == 3 * 3 + 2
 
 
 def test_the_proxy_is_of_the_family_a_quarter_as_wide_or_as_asked(machine: Machine):

@@ -48,11 +48,15 @@ class SelectiveStep(PlainStep):
         """arguments: `PlainStep`'s."""
         super().__init__(*arguments)
         self.proxy, self.select = proxy, select
-        self._seen = 0  # batches
+        self._seen = 0  # batches, by which the turn of the proxy comes
 
     def __call__(self, batch: Batch, progress: float) -> Tensor:
         """As `PlainStep`, of a batch of any number of images; loss and accuracy are of those picked."""
         return super().__call__(self._picked(batch, progress), progress)
+
+    def turn(self, learns: bool) -> None:
+        """Let the next batch be one on which the proxy learns, or the one after such a batch."""
+        self._seen = 0 if learns else 1
 
     def _picked(self, batch: Batch, progress: float) -> Batch:
         """What of a batch the net learns from; the proxy learns on the way."""
