@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
 
 from benchmarks.children import child
-from benchmarks.printed import Printed, Run
+from benchmarks.printed import ACCURACY, Printed, Run
 from benchmarks.standings import OURS
 from speedrun import recipes
 from speedrun.data import Dataset
@@ -26,14 +26,14 @@ from speedrun.errors import UsageError
 from speedrun.schema import FINISHED
 
 ROOT = Path(__file__).resolve().parent.parent
-# What a script has that is driven by others, as Fulcrum's E1.
+# What a script has that is driven by others, as Fulcrum's E1; one that prints a table has its own way of running.
 HOOKS = re.compile(r"^def setup\(.*^def train\(", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Block:
     """Runs that one process made. outside: its seconds from start to end. config: of ours. problem: why it ended before
-    it had made them all, empty if it did not.
+    it had made them all, empty if it did not, and where it made some before its time was over.
     """
 
     runs: tuple[Run, ...]
@@ -69,7 +69,7 @@ class Ours:
             outside = time.monotonic() - start
             found = [json.loads(path.read_text()) for path in Path(folder).rglob("result.json")]
             done = sorted((each for each in found if each["status"] in FINISHED), key=lambda each: each["seed"])
-            problem = "" if len(done) == runs else _problem(code, said)
+            problem = "" if len(done) == runs else _problem(len(done), code, said, outside, seconds)
         for each in done:
             # Where things lay on this machine is nobody's business.
             each["config"].update(data_dir=None, out=None)
@@ -93,7 +93,8 @@ class Script:
         for old, new in used.items():
             text = text.replace(old, new)
         self.name, self.text, self.used, self.skipped = path.stem, text, used, skipped
-        self.data, self.beside, self.hooked = data, path.resolve().parent, HOOKS.search(text) is not None
+        self.data, self.beside = data, path.resolve().parent
+        self.hooked = HOOKS.search(text) is not None and ACCURACY not in text
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         self.settings = {"script": digest, "substitutions": used, "skipped": skipped}
 
@@ -118,9 +119,9 @@ class Script:
                         break
                 else:
                     code = process.wait()
-            made = tuple(printed.runs[self.skipped :])
-            problem = "" if made and not code else _problem(code, said)
-            return Block(made, time.monotonic() - start, problem=problem)
+            outside, made = time.monotonic() - start, tuple(printed.runs[self.skipped :])
+            problem = "" if made and not code else _problem(len(made), code, said, outside, seconds)
+            return Block(made, outside, problem=problem)
 
 
 Contender = Ours | Script
@@ -163,8 +164,11 @@ def _path(*first: Path) -> str:
     return os.pathsep.join(filter(None, (*map(str, first), os.environ.get("PYTHONPATH"))))
 
 
-def _problem(code: int | None, said: Any) -> str:
-    """Why a process made fewer runs than it should have: its code and its last words."""
+def _problem(runs: int, code: int | None, said: Any, outside: float, seconds: float) -> str:
+    """Why a process made fewer runs than it should have, in the `seconds` that it had: its code and its last words;
+    nothing where it was ended after some runs, for they count."""
+    if outside >= seconds:
+        return "" if runs else f"no run ended within {seconds:.0f} s"
     said.seek(0)
     last = said.read().strip().splitlines()[-1:]
     return f"ended with {code}: {''.join(last)}" if code else "printed no run"

@@ -36,6 +36,7 @@ from speedrun import device as devices
 from speedrun.errors import SpeedrunError, UsageError
 
 BLOCK = 10
+BLOCK_MARGIN = 1.1  # times what its last block took that must be left for a contender to begin one
 
 
 class Contest:
@@ -72,7 +73,7 @@ class Contest:
         while behind := [each for each in order if self.missing(each)]:
             for contender in behind:
                 left = deadline - time.monotonic()
-                if left < self.took.get(contender.name, 1.0):
+                if left < BLOCK_MARGIN * self.took.get(contender.name, 1.0):
                     return
                 if not self._block(contender, min(block, self.missing(contender)), left):
                     order.remove(contender)

@@ -185,6 +185,36 @@ def test_no_block_begins_that_would_not_fit(session: Any):
     assert len(a.asked) == 1
 
 
+# A peer whose first run is quick, and whose second does not end.
+SLOW = """
+import time
+print("|  run  |  epoch  |  tta_val_acc  |  time_seconds  |")
+print("|  0  |  eval  |  0.9400  |  2.0  |")
+time.sleep(600)
+"""
+
+
+def test_a_block_that_our_own_deadline_ends_is_no_failure(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(contenders.Ours, "run", lambda *_: Block((Run(0.95, 1.0),) * 2, 0.1))
+    path = tmp_path / "slow.py"
+    path.write_text(SLOW)
+    words = [f"--dataset={tiny_data}", "--device=cpu", f"--peer={path}", "--runs=2", "--minutes=0.1"]
+    assert hold(monkeypatch, *words) == 0
+    assert [(line["contender"], len(line["accuracies"])) for line in results.recorded()] == [
+        ("speedrun", 2),
+        ("slow", 1),
+    ]
+
+
+def test_a_block_too_short_for_any_run_says_so(tmp_path: Path):
+    path = tmp_path / "slow.py"
+    path.write_text("import time; time.sleep(600)")
+    assert Script(path, {}, 0, tmp_path).run(2, 0, 1.0).problem == "no run ended within 1 s"
+
+
 def test_a_script_is_copied_with_its_substitutions_and_left_as_it_was(stub: Path, tmp_path: Path):
     script = Script(stub, {"SLOW": "3", "absent": "x"}, 1, tmp_path)
     assert stub.read_text() == STUB
@@ -220,6 +250,8 @@ def test_a_script_with_hooks_is_driven_by_airbenchs_clock(tiny_data: Path, tmp_p
     assert made.problem == ""
     assert [run.accuracy for run in made.runs] == [1.0, 1.0]
     assert all(0 < run.seconds < 5 for run in made.runs)  # without its pauses
+    path.write_text(f"{HOOKED}\nprint('| tta_val_acc |')")
+    assert not Script(path, {}, 0, tmp_path).hooked  # it has a table of its own
 
 
 @pytest.mark.parametrize(
