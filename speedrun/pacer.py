@@ -39,6 +39,7 @@ class Pacer:
         self.steps_left: int | None = None
         self.slowdown = 1.0
         self._calibrated = dict(step_seconds)
+        self._newest = self.work
         self._seen: set[Work] = set()
         self._surprised = False
 
@@ -63,8 +64,8 @@ class Pacer:
 
     @property
     def calibrated(self) -> float:
-        """Seconds that the next step was expected to take before any was seen."""
-        return self._calibrated[self.work]
+        """Seconds that the newest step was expected to take before any was seen."""
+        return self._calibrated[self._newest]
 
     def plan(self, seconds_left: float) -> int:
         """Steps from here to the end that fit `seconds_left`; at least one. Keeps the last plan within tolerance."""
@@ -78,6 +79,7 @@ class Pacer:
 
     def advance(self, step_seconds: float | None, seconds_left: float) -> None:
         """Account for a step that took `step_seconds` (None: not known yet), then plan again."""
+        self._newest = self.work
         if step_seconds is not None:
             self._observe(self.work, step_seconds)
         left = self.steps_left or self.plan(seconds_left)

@@ -221,3 +221,13 @@ def test_the_plan_counts_what_picking_costs():
     sizes = (0.05 + 0.07 + 0.1) / 3
     more = 0.5 * (0.05 * (1 / 3 - 0.2) + 0.07 / 3 + 0.1 * (0.8 - 2 / 3))
     assert Pacer(stages(SIZES, PICKING), PICKING_COSTS).plan(100.0) == int(100 / (sizes + more))
+
+
+def test_the_last_step_of_a_stage_is_held_against_its_own_calibration():
+    pacer = Pacer(stages((12, 16)), {Work(12): 1.0, Work(16): 4.0}, max_steps=2)
+    pacer.plan(float("inf"))
+    pacer.advance(1.0, float("inf"))
+    assert pacer.work == Work(16)
+    assert pacer.calibrated == 1.0
+    pacer.advance(4.0, float("inf"))
+    assert pacer.calibrated == 4.0
