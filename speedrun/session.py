@@ -243,7 +243,8 @@ class Session:
     def _fit_memory(self) -> None:
         """Halve the batch as often as it takes for a step to fit into what is free, before anything runs out: a CPU's
         memory does not say so in time. A run that is resumed keeps its batch, so does compiled code, and so do several
-        devices, of which each would find another."""
+        devices, of which each would find another. Without a deadline there is a warning alone: such a run is the same
+        on every machine."""
         free, made = self.machine.free_bytes, self.trainee
         if free is None or self.resumed is not None or made.compiled or self.world.size > 1:
             return
@@ -251,7 +252,12 @@ class Session:
             needed = made.step_bytes()
             if needed <= memory.FREE_SHARE * free:
                 return
-            self._take_smaller_batch(f"{needed / 2**30:.2f} GiB", "little memory")
+            asked = f"{needed / 2**30:.2f} GiB"
+            if self.clock.deadline is None:
+                lacking = memory.describe(self.machine.choice.device, asked)
+                self.screen.warn(f"little memory ({lacking}): without --seconds the batch stays {made.batch_size}")
+                return
+            self._take_smaller_batch(asked, "little memory")
 
     def _take_smaller_batch(self, asked: str, why: str = "out of memory") -> None:
         """Halve the batch, for memory did not suffice. SpeedrunError where it is as small as it may be, and on several

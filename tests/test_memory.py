@@ -72,7 +72,7 @@ def test_M1_where_little_is_free_a_run_takes_a_smaller_batch_by_itself(
 ):
     net = models.build(ModelConfig(widths=(8, 8, 8), depth=2), 3)
     free = int(1.01 * memory.step_bytes(net, 16, 25, torch.float32) / memory.FREE_SHARE)
-    found = run(tiny_data, tmp_path / "out", monkeypatch, free, batch_size=100, epochs=5.0, steps=None)
+    found = run(tiny_data, tmp_path / "out", monkeypatch, free, batch_size=100, epochs=5.0, steps=None, seconds=60.0)
     assert found["config"]["batch_size"] == 25
     assert (found["status"], found["steps"]) == ("complete", 5 * 24)
     said = capsys.readouterr().err
@@ -90,8 +90,17 @@ def test_where_enough_is_free_or_nobody_knows_the_batch_stays(
 def test_a_run_with_next_to_nothing_free_still_tries_its_smallest_batch(
     tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    found = run(tiny_data, tmp_path / "out", monkeypatch, 1000, steps=3)
+    found = run(tiny_data, tmp_path / "out", monkeypatch, 1000, steps=3, seconds=60.0)
     assert memory.SMALLEST_BATCH <= found["config"]["batch_size"] < 2 * memory.SMALLEST_BATCH
+
+
+def test_R1_without_a_deadline_no_free_memory_changes_the_batch(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    assert run(tiny_data, tmp_path / "out", monkeypatch, 1000, steps=3)["config"]["batch_size"] == 50
+    said = capsys.readouterr().err
+    assert said.count("little memory") == 1
+    assert "without --seconds the batch stays 50" in said
 
 
 @pytest.mark.parametrize(("limit", "expected"), [("max", []), ("3000", [3000 - 1000 + 400]), ("nonsense", [])])
