@@ -86,6 +86,22 @@ def in_kernels(monkeypatch) -> list[str]:
     return used
 
 
+def test_statistics_of_several_devices_are_no_kernels_business(in_kernels):
+    net = models.build(ModelConfig(widths=(6, 8, 8), depth=2, fused=("conv", "norm")), 4)
+    summed: list[int] = []
+
+    def add_up(own: torch.Tensor) -> torch.Tensor:
+        summed.append(len(own))
+        return own
+
+    for layer in net.modules():
+        if isinstance(layer, layers.BatchNorm2d):
+            layer.add_up = add_up
+    net.train()(torch.randn(6, 3, 17, 17))
+    assert in_kernels == []
+    assert len(summed) == 2 * 6  # count and mean, then the variance, of every layer
+
+
 @pytest.mark.usefixtures("full_float32")
 @pytest.mark.skipif(not backend.ENABLED, reason="no Triton that runs here")
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ class Group(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         norms = cast("list[BatchNorm]", self.norms)
         parts, name = _in_kernels(self), self.activation_name
-        if "conv" in parts:
+        if "conv" in parts and norms[0].add_up is None:  # a kernel knows this device's batch alone
             x = conv_pool_norm(x, cast(Conv, self.convs[0]).weight, **norms[0].taken(), activation=name)
         else:
             x = norms[0].activated(self.convs[0](x), name, pool=2, fused="norm" in parts)
