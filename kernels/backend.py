@@ -38,6 +38,7 @@ else:
 
 
 METHODS = ("auto", "fused", "torch")
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)  # that the kernels of training take
 
 
 def check_method(method: str, tensor: torch.Tensor) -> None:
@@ -52,6 +53,12 @@ def wanted(method: str, tensor: torch.Tensor) -> bool:
     """Whether `method` asks for a kernel where `tensor` lies; "auto" does on CUDA alone. Raises as `check_method`."""
     check_method(method, tensor)
     return method == "fused" or (method == "auto" and ENABLED and tensor.is_cuda)
+
+
+def check_dtype(tensor: torch.Tensor) -> None:
+    """Raises ValueError where the kernels of training do not take the dtype of `tensor`."""
+    if tensor.dtype not in DTYPES:
+        raise ValueError(f"x must be float16, bfloat16 or float32, not {str(tensor.dtype).removeprefix('torch.')}")
 
 
 def on_device(tensor: torch.Tensor) -> AbstractContextManager[object]:

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from kernels.backend import INTERPRETED, constant, jit, on_device, tl, wanted
+from kernels.backend import INTERPRETED, check_dtype, constant, jit, on_device, tl, wanted
 from kernels.patches import as_filters, filter_rows, patch_jit, place_jit, power_of_two
 
 FORWARD, BACKWARD = torch.float8_e4m3fn, torch.float8_e5m2
@@ -26,12 +27,14 @@ _INTERPRETED = constant(INTERPRETED)
 def conv_fp8(x: Tensor, filters: Tensor, method: str = "auto") -> Tensor:
     """conv2d(x, filters, padding=1), its operands rounded to e4m3: (N, F, H, W), dtype of x, channels-last.
 
-    x: (N, C, H, W) of float16, bfloat16 or float32. filters: (F, C, 3, 3). Gradients for both; that of x is the product
-    of rounded numbers too. method: "fused", the Triton kernels; "torch", the twin; "auto", the kernels on CUDA of
-    capability 8.9 or later, which has such matrix units. Raises ValueError for other shapes or names.
+    x: (N, C, H, W) of float16, bfloat16 or float32. filters: (F, C, 3, 3). Gradients for both, which have none
+    of their own; that of x is the product of rounded numbers too. method: "fused", the Triton kernels; "torch", the
+    twin; "auto", the kernels on CUDA of capability 8.9 or later, which has such matrix units. Raises ValueError for
+    other shapes, dtypes or names.
     """
     if x.dim() != 4 or filters.shape[1:] != (x.shape[1], 3, 3):
         raise ValueError(f"x must be (N, C, H, W), filters (F, C, 3, 3), not {tuple(x.shape)}, {tuple(filters.shape)}")
+    check_dtype(x)
     return _ConvFp8.apply(x, filters, wanted(method, x) and (method == "fused" or _capable(x.device)))
 
 
@@ -92,6 +95,7 @@ class _ConvFp8(torch.autograd.Function):
         return _product(x, FORWARD, filters, kernels)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:
         x, filters = ctx.saved_tensors
         grad = grads[0].contiguous(memory_format=torch.channels_last)
@@ -123,11 +127,18 @@ def _product(x: Tensor, kind: torch.dtype, filters: Tensor, kernels: bool) -> Te
 
 
 @jit
+def _power_jit(biased):
+    """The power of two whose exponent has these bits, and its reciprocal, float32. No division makes it: a device's is
+    only nearly exact."""
+    return (biased << 23).to(tl.float32, bitcast=True), ((254 - biased) << 23).to(tl.float32, bitcast=True)
+
+
+@jit
 def _nearest_jit(value, BITS: tl.constexpr, LEAST: tl.constexpr):
     """Float32 value as a float of so many bits behind the point would be, half to even."""
     exponent = ((value.to(tl.int32, bitcast=True) >> 23) & 255) - 127
-    step = ((tl.maximum(exponent, LEAST) - BITS + 127) << 23).to(tl.float32, bitcast=True)
-    return ((value / step + 12582912.0) - 12582912.0) * step  # 1.5 x 2^23: numbers this large are whole
+    step, inverse = _power_jit(tl.maximum(exponent, LEAST) - BITS + 127)
+    return ((value * inverse + 12582912.0) - 12582912.0) * step  # 1.5 x 2^23: numbers this large are whole
 
 
 @jit
@@ -135,10 +146,11 @@ def _round_kernel(
     x, largest, scale, out, count, BITS: tl.constexpr, LEAST: tl.constexpr, END: tl.constexpr, BLOCK: tl.constexpr
 ):
     exponent = tl.load(largest).to(tl.int32, bitcast=True) >> 23  # its bits are the exponent's, for it has no sign
-    power = (tl.maximum(exponent + 1 - END, 1) << 23).to(tl.float32, bitcast=True)
+    power, inverse = _power_jit(tl.maximum(exponent + 1 - END, 1))
     power = tl.where(exponent < 255, power, float("nan"))
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    value = tl.load(x + place, mask=place < count, other=0.0).to(tl.float32) / power
+    value = tl.load(x + place, mask=place < count, other=0.0).to(tl.float32)
+    value = tl.where(exponent < 255, value * inverse, float("nan"))
     if _INTERPRETED:  # which carries nothing when it rounds to 8 bits
         value = _nearest_jit(value, BITS, LEAST)
     tl.store(out + place, value.to(out.dtype.element_ty), mask=place < count)

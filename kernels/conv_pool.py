@@ -15,10 +15,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from kernels import norm, pool_norm
 from kernels.activation import ACTIVATIONS
-from kernels.backend import jit, on_device, tl, wanted
+from kernels.backend import check_dtype, jit, on_device, tl, wanted
 from kernels.dot import dot_jit, precision
 from kernels.norm import gradient_jit, merge_jit, store_partial_jit
 from kernels.patches import as_filters, filter_rows, patch_jit, place_jit, power_of_two
@@ -46,10 +47,10 @@ def conv_pool_norm(
 ) -> Tensor:
     """activation(batch_norm(max_pool2d(conv2d(x, filters, padding=1), 2))), with the batch's statistics, dtype of x.
 
-    x: (N, C, H, W) of any float dtype, at most 28 channels, sides of 2 or more; the kernels want channels-last memory
-    and copy what is not. filters: (F, C, 3, 3), multiplied in the dtype of x. The result is (N, F, H // 2, W // 2). The
-    rest is as in `kernels.pool_norm.pool_norm`. Raises ValueError for other names or shapes, and for less than two
-    values a channel.
+    x: (N, C, H, W) of float16, bfloat16 or float32, at most 28 channels, sides of 2 or more; the kernels want
+    channels-last memory and copy what is not. filters: (F, C, 3, 3), multiplied in the dtype of x. The result is
+    (N, F, H // 2, W // 2). The rest is as in `kernels.pool_norm.pool_norm`. Raises ValueError for other names, shapes
+    or dtypes, and for less than two values a channel.
     """
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}")
@@ -62,6 +63,7 @@ def conv_pool_norm(
         raise ValueError(f"x must have at most {LONGEST // 9} channels, not {x.shape[1]}")
     if len(x) * (x.shape[2] // POOL) * (x.shape[3] // POOL) < 2:
         raise ValueError(f"statistics need two values a channel or more: {tuple(x.shape)}, pooled by {POOL}")
+    check_dtype(x)
     if wanted(method, x):
         return _ConvPoolNorm.apply(x, filters, weight, bias, running_mean, running_var, momentum, eps, activation)
     pooled = F.max_pool2d(F.conv2d(x, filters.to(x.dtype), padding=1), POOL)
@@ -97,6 +99,7 @@ class _ConvPoolNorm(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:
         x, filters, pooled, index, statistics, weight, bias = ctx.saved_tensors
         grad = grads[0].contiguous(memory_format=torch.channels_last)

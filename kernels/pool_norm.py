@@ -12,10 +12,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from kernels import norm
 from kernels.activation import ACTIVATIONS
-from kernels.backend import jit, on_device, tl, wanted
+from kernels.backend import check_dtype, jit, on_device, tl, wanted
 from kernels.norm import gradient_jit, merge_jit, store_partial_jit
 
 
@@ -34,11 +35,11 @@ def pool_norm(
 ) -> Tensor:
     """activation(batch_norm(max_pool2d(x, pool))) with the batch's statistics: (N, C, H // pool, W // pool), as x.
 
-    x: (N, C, H, W) of any float dtype; the kernels want channels-last memory and copy what is not. weight, bias:
-    float32 (C,), gradients for both. running_mean, running_var: float32 (C,) or None, moved in place by `momentum`
-    towards mean and unbiased variance. activation: gelu, silu or relu. pool: side of the windows, 1 for none. method:
-    "fused", "torch" or "auto", the kernels on CUDA. Raises ValueError for other names or shapes, and for less than two
-    values a channel.
+    x: (N, C, H, W) of float16, bfloat16 or float32; the kernels want channels-last memory and copy what is not. weight,
+    bias: float32 (C,), gradients for both, which have none of their own. running_mean, running_var: float32 (C,) or
+    None, moved in place by `momentum` towards mean and unbiased variance. activation: gelu, silu or relu. pool: side of
+    the windows, 1 for none. method: "fused", "torch" or "auto", the kernels on CUDA. Raises ValueError for other names,
+    shapes or dtypes, and for less than two values a channel.
     """
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}")
@@ -46,6 +47,7 @@ def pool_norm(
         raise ValueError(f"x must be (N, C, H, W), weight and bias (C,), not {tuple(x.shape)}, {tuple(weight.shape)}")
     if pool < 1 or len(x) * (x.shape[2] // pool) * (x.shape[3] // pool) < 2:
         raise ValueError(f"statistics need two values a channel or more: {tuple(x.shape)}, pooled by {pool}")
+    check_dtype(x)
     if wanted(method, x):
         return _PoolNorm.apply(x, weight, bias, running_mean, running_var, momentum, eps, activation, pool)
     pooled = F.max_pool2d(x, pool) if pool > 1 else x
@@ -78,6 +80,7 @@ class _PoolNorm(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:
         pooled, index, statistics, weight, bias = ctx.saved_tensors
         grad = grads[0].contiguous(memory_format=torch.channels_last)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kernels import norm
 from kernels.activation import ACTIVATIONS, activation_jit
-from kernels.backend import jit, on_device, tl, wanted
+from kernels.backend import check_dtype, jit, on_device, tl, wanted
 from kernels.dot import dot_jit, precision
 from kernels.patches import filter_rows, patch_jit, place_jit, power_of_two
 
@@ -22,20 +22,22 @@ LONGEST = 64  # values of a patch
 def whiten(x: Tensor, filters: Tensor, bias: Tensor, activation: str, method: str = "auto") -> Tensor:
     """activation(conv2d(x, filters, bias)), without padding: (N, F, H - k + 1, W - k + 1), dtype of x.
 
-    x: (N, C, H, W) of any float dtype; the kernel wants channels-last memory and copies what is not. filters:
-    (F, C, k, k) of at most 64 values each; bias: (F,); computed in the dtype of x. activation: gelu, silu or relu.
-    method: "fused", "torch" or "auto", the kernel on CUDA where no gradient is wanted, which it has none of. Raises
-    ValueError for other names or shapes, and for "fused" where a gradient is wanted.
+    x: (N, C, H, W) of float16, bfloat16 or float32; the kernel wants channels-last memory and copies what is not.
+    filters: (F, C, k, k) of at most 64 values each; bias: (F,); computed in the dtype of x. activation: gelu, silu or
+    relu. method: "fused", "torch" or "auto", the kernel on CUDA where no gradient is wanted, which it has none of.
+    Raises ValueError for other names, shapes or dtypes, and for "fused" where a gradient is wanted.
     """
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}")
-    if x.dim() != 4 or filters.dim() != 4 or filters.shape[1] != x.shape[1] or bias.shape != filters.shape[:1]:
+    square = filters.dim() == 4 and filters.shape[2] == filters.shape[3]
+    if x.dim() != 4 or not square or filters.shape[1] != x.shape[1] or bias.shape != filters.shape[:1]:
         raise ValueError(
             "x must be (N, C, H, W), filters (F, C, k, k), bias (F,), not "
             f"{tuple(x.shape)}, {tuple(filters.shape)}, {tuple(bias.shape)}"
         )
     if filters[0].numel() > LONGEST or min(x.shape[2:]) < filters.shape[2]:
         raise ValueError(f"filters of {tuple(filters.shape[1:])} are too large for the kernel or for {tuple(x.shape)}")
+    check_dtype(x)
     if wanted(method, x):
         if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, filters, bias))):
             return _launch(x, filters, bias, activation)

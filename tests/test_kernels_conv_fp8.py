@@ -154,8 +154,18 @@ def test_it_is_for_training_alone(monkeypatch):
         ({"x": torch.zeros(2, 4, 4)}, r"x must be \(N, C, H, W\)"),
         ({"filters": torch.zeros(2, 4, 5, 5)}, r"filters \(F, C, 3, 3\)"),
         ({"method": "fast"}, "method must be one of"),
+        ({"x": torch.zeros(2, 4, 4, 4).double()}, "float16, bfloat16 or float32, not float64"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         conv_fp8.conv_fp8(**{"x": torch.zeros(2, 4, 4, 4), "filters": torch.zeros(2, 4, 3, 3), **changes})
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_second_derivative_is_refused(method):
+    x = random(2, 4, 4, 4).to(DEVICE).requires_grad_()
+    out = conv_fp8.conv_fp8(x, random(4, 4, 3, 3, seed=1).to(DEVICE), method)
+    (first,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        first.square().sum().backward()

@@ -106,6 +106,38 @@ def test_no_number_is_passed_on():
     assert out.isnan().all()  # statistics are of all images, and every filter sees the pixel
 
 
+@NEEDS_TRITON
+def test_a_second_derivative_is_refused():
+    x = random(2, 3, 4, 4).to(DEVICE).requires_grad_()
+    weight, bias = torch.ones(4, device=DEVICE), torch.zeros(4, device=DEVICE)
+    options = {"momentum": 0.4, "eps": EPS, "activation": "gelu"}
+    out = conv_pool.fused(x, filters_for(x.detach().cpu(), 4).to(DEVICE), weight, bias, None, None, **options)
+    (first,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        first.square().sum().backward()
+
+
+@NEEDS_TRITON
+@pytest.mark.parametrize("want_dx", [True, False])
+def test_a_gradient_that_is_no_number_is_passed_back(want_dx):
+    x, grad = random(3, 2, 6, 6), random(3, 4, 3, 3, seed=3)
+    grad[1, 2, 0, 0] = torch.nan
+    (fused, _), (twin, _) = (run(x, 4, grad, method, want_dx=want_dx) for method in ("fused", "torch"))
+    assert fused[3][2].isnan().all()  # every value of that filter, by the statistics
+    for ours, theirs in zip(fused, twin, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4, equal_nan=True)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_map_of_negative_numbers_has_its_largest_and_not_zero(method, monkeypatch):
+    monkeypatch.setattr(f"{__name__}.filters_for", lambda x, count: -random(count, x.shape[1], 3, 3, seed=4).abs())
+    x, grad = 0.1 + random(2, 3, 6, 8).abs(), random(2, 5, 3, 4, seed=3)
+    found, parameters = run(x, 5, grad, method)
+    for got, want in zip(found, expected(x, parameters, "gelu", grad), strict=True):
+        torch.testing.assert_close(got.double(), torch.from_numpy(want), atol=2e-4, rtol=1e-4)
+    assert found[1].max() < 0  # the mean of every channel
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -115,6 +147,7 @@ def test_no_number_is_passed_on():
         ({"x": torch.zeros(2, 40, 4, 4), "filters": torch.zeros(4, 40, 3, 3)}, "at most 28 channels, not 40"),
         ({"x": torch.zeros(1, 2, 2, 2)}, "two values a channel"),
         ({"method": "fast"}, "method must be one of"),
+        ({"x": torch.zeros(2, 2, 4, 4).double()}, "float16, bfloat16 or float32, not float64"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes, message):

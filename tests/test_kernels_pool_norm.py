@@ -89,6 +89,16 @@ def test_no_number_is_passed_on():
     assert not out[:, :2].isnan().any()
 
 
+@NEEDS_TRITON
+def test_a_second_derivative_is_refused():
+    x = random(2, 3, 4, 4).to(DEVICE).requires_grad_()
+    weight, bias = torch.ones(3, device=DEVICE), torch.zeros(3, device=DEVICE)
+    out = pool_norm.fused(x, weight, bias, None, None, momentum=0.4, eps=EPS, activation="gelu")
+    (first,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        first.square().sum().backward()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -97,6 +107,7 @@ def test_no_number_is_passed_on():
         ({"x": torch.zeros(1, 2, 2, 2)}, "two values a channel"),
         ({"pool": 0}, "two values a channel"),
         ({"method": "fast"}, "method must be one of"),
+        ({"x": torch.zeros(2, 2, 4, 4).double()}, "float16, bfloat16 or float32, not float64"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes, message):

@@ -65,6 +65,8 @@ def test_where_a_gradient_is_wanted_it_is_torchs(monkeypatch):
         ({"x": torch.zeros(2, 3, 1, 4)}, "too large for"),
         ({"filters": torch.zeros(24, 3, 5, 5)}, "too large for"),
         ({"method": "fast"}, "method must be one of"),
+        ({"filters": torch.zeros(24, 3, 2, 3)}, r"filters \(F, C, k, k\)"),
+        ({"x": torch.zeros(2, 3, 6, 6).double()}, "float16, bfloat16 or float32, not float64"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes, message):
