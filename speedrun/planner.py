@@ -151,13 +151,16 @@ def choose(config: Config, situation: Situation, seconds: float | None, *, rungs
     dials = rung.dials_for(situation.image_size, situation.images, flops)
     dials = {name: value if get(config, name) is None else get(config, name) for name, value in dials.items()}
     # A step that picks images draws several batches.
-    dials["batch_size"] = min(dials["batch_size"], max(1, situation.images // config.select.batches))
+    most = max(1, situation.images // config.select.batches)
+    dials["batch_size"], wished = min(dials["batch_size"], most), dials["batch_size"]
     dials["tta"] = tta if config.tta == "auto" else config.tta
     dials["uncertain_share"] = _share(config)
     dials["compile"] = mode if config.compile == "auto" else config.compile
     _check_sizes(dials, config.augment.translate, situation.image_size)
     if not trusted:
         reason = f"{rung.source if rung.batches else 'dials as asked'}, of which the table knows nothing"
+    if wished > most and config.batch_size is not None:
+        reason += f"; batch_size {wished} cut to {most}, as many as {situation.images} images give a step"
     return Plan(dials, epochs, expected, reason)
 
 

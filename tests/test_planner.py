@@ -211,6 +211,11 @@ def test_what_is_expected_is_of_the_steps_that_are_allowed(limit: dict[str, str]
 def test_a_batch_is_never_larger_than_the_set():
     assert plan(60, images=300).dials["batch_size"] == 300
     assert plan(60, Config(batch_size=1000), images=300).dials["batch_size"] == 300
+    assert (
+        "batch_size 1000 cut to 300, as many as 300 images give a step"
+        in plan(60, Config(batch_size=1000), images=300).reason
+    )
+    assert "cut" not in plan(60, images=300).reason + plan(60, Config(batch_size=300), images=300).reason
     picking = Config(batch_size=1000, select=SelectConfig(share=0.33))
     assert plan(60, picking, images=300).dials["batch_size"] == 100
 
