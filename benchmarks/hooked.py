@@ -4,9 +4,10 @@
 
 The hooks (github.com/fulcrumresearch/cifar-10-speedrun): `setup()` builds, compiles and captures when it is first
 called, and gives a net that was never trained with its augmented batches, then and later; `train(model, extra, ctx)`
-trains it; `model.eval_forward(images)` are the logits of normalised images. By airbench's clock all of that counts but
-the first set-up: new weights, whitening, augmentation, training, and the evaluation in airbench's six views. Pauses, in
-which a chip would cool, are left out. It goes on until it is ended.
+trains it; `model.eval_forward(images)` are the logits of normalised images. What airbench's clock counts is counted:
+whitening, augmentation, training, and the evaluation in airbench's six views. E1's own protocol counts set-up, so it is
+counted here; the first, which compiles, belongs to a run that only warms up. Pauses, in which a chip would cool, are
+left out. It goes on until it is ended.
 """
 
 import importlib.util
