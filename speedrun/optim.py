@@ -97,8 +97,7 @@ class Optimizers:
         share = rate_share(config.schedule, progress, config.warmup, config.start_lr)
         faded = fade(progress, config.whiten_bias)
         for group in self.groups():
-            fading = any(parameter is group["params"][0] for parameter in self._fading)
-            rate = group["peak_lr"] * (faded if fading else share)
+            rate = group["peak_lr"] * (faded if self._is_fading(group) else share)
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)
             else:
@@ -130,6 +129,19 @@ class Optimizers:
         if progress >= self.config.whiten_bias:
             for parameter in self._fading:
                 parameter.requires_grad_(False)
+
+    @torch.no_grad()
+    def spare_faded(self) -> None:
+        """Once the whitening bias has faded out, make its gradient zero: that of a net which cannot do without it, as a
+        compiled one, then has the norm that an eager one's has. Reads a rate in a tensor on the device alone."""
+        for group in filter(self._is_fading, self.groups()):
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.grad.mul_(group["lr"] > 0)
+
+    def _is_fading(self, group: dict[str, Any]) -> bool:
+        """Whether a group is that of the whitening bias."""
+        return any(parameter is group["params"][0] for parameter in self._fading)
 
     def zero_grad(self) -> None:
         for member in self.members:

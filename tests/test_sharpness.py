@@ -111,3 +111,20 @@ def test_memory_that_runs_out_uphill_leaves_the_weights_where_they_were():
     with pytest.raises(torch.OutOfMemoryError):
         step(batch, 0.0)
     assert all(torch.equal(parameter, before[name]) for name, parameter in step.net.named_parameters())
+
+
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("settings", [{"sam": 0.5}, {"clip": 1e-3}])
+def test_a_bias_that_has_faded_out_counts_in_no_norm_though_a_compiled_net_keeps_its_gradient(
+    settings: dict[str, float], held: bool
+):
+    (step, batch), (compiled, _) = (a_step(filters="sgd", whiten_bias=0.3, **settings) for _ in range(2))
+    compiled.forward = lambda images: compiled.net(images)  # another than the net itself, as what is compiled
+    if held:
+        compiled.hold_numbers()
+    for progress in (0.0, 0.2, 0.4, 0.6):
+        torch.testing.assert_close(compiled(batch, progress), step(batch, progress))
+    assert not step.net.get_parameter("whiten.bias").requires_grad
+    assert compiled.net.get_parameter("whiten.bias").requires_grad
+    for name, tensor in state(step).items():
+        torch.testing.assert_close(state(compiled)[name], tensor, msg=name)

@@ -16,8 +16,7 @@ from speedrun.trainee import Trainee
 
 METHODS = {
     "lookahead": {"optim.lookahead": 5},
-    # Where a bias has faded out an eager step spares its gradient, a compiled one does not: it would count uphill.
-    "sam": {"optim.sam": 0.05, "optim.whiten_bias": 1.0},
+    "sam": {"optim.sam": 0.05},
     "select": {"select.share": 0.5},
 }
 

@@ -125,6 +125,8 @@ class PlainStep:
         logits = self.forward(batch.images)
         loss = cross_entropy(logits, batch.labels, self.config.label_smoothing, batch.weights)
         self.guard.scaled(loss).backward()
+        if (self.config.sam or self.config.clip) and not self.freezes:  # both take the norm of all gradients
+            self.optimizers.spare_faded()
         return logits, loss
 
     def images(self, batch: Batch) -> int:
