@@ -18,6 +18,9 @@ from speedrun.files import atomic_path
 
 PATH = Path(__file__).parent / "curve.svg"
 
+# Where the axis of accuracy, which is one of the error's logarithm, has its lines.
+_LINES = (40, 50, 60, 70, 80, 85, 90, 92, 94, 95, 96, 97, 98, 99)
+
 # A device's points: seconds, mean accuracy in percent, its deviation (0 of a single run), number of runs.
 Points = dict[str, list[tuple[float, float, float, int]]]
 
@@ -47,14 +50,21 @@ def draw(records: Sequence[dict[str, Any]], path: Path = PATH) -> None:
     axes = figure.add_subplot()
     for where, measured in budgets.items():
         seconds, means, deviations, _ = zip(*measured, strict=True)
-        line = axes.errorbar(seconds, means, deviations, marker="o", capsize=3, label=f"{where}: --seconds")
+        errors = [100 - mean for mean in means]
+        line = axes.errorbar(seconds, errors, deviations, marker="o", capsize=3, label=f"{where}: --seconds")
         if where in targets:
-            reached = [point[:2] for point in targets[where]]
+            reached = [(point[0], 100 - point[1]) for point in targets[where]]
             style = {"marker": "*", "markersize": 13, "linestyle": "", "color": line[0].get_color()}
             axes.plot(*zip(*reached, strict=True), **style, markeredgecolor="white", label=f"{where}: --target")
+    axes.set(xscale="log", yscale="log", xlabel="seconds from process start to exit")
+    axes.set_ylabel("accuracy on the test set, %")
+    seen = [point[:2] for measured in (*budgets.values(), *targets.values()) for point in measured]
     ticks = sorted({point[0] for measured in budgets.values() for point in measured})
-    axes.set(xscale="log", xlabel="seconds from process start to exit", ylabel="accuracy on the test set, %")
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    lowest, highest = min(mean for _, mean in seen), max(mean for _, mean in seen)
+    lines = [accuracy for accuracy in _LINES if lowest - 10 <= accuracy <= highest + 1]
+    axes.set_yticks([100 - accuracy for accuracy in lines], [str(accuracy) for accuracy in lines])
+    axes.invert_yaxis()
     axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
