@@ -203,8 +203,8 @@ def _result(place: Path) -> tuple[Path, Callable[[Path], Any]]:
 
 def _results(place: Path) -> tuple[Path, Callable[[Path], Any]]:
     """A line of the shared results: a damaged one is left out, and said to be."""
-    for _ in range(2):
-        record.append(place / "results.jsonl", _a_record())
+    for seed in range(2):  # a line that is there twice would count once
+        record.append(place / "results.jsonl", {**_a_record(), "seed": seed})
 
     def read(path: Path) -> Any:
         records, problems = record.read(path)

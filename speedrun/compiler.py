@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -64,7 +65,9 @@ def compile_net(
     compiled = torch.compile(net, mode=None if mode == "default" else "max-autotune-no-cudagraphs", dynamic=False)
     before = _cache_misses()
     try:
-        with _time_limit(limit_seconds):
+        with warnings.catch_warnings(), _time_limit(limit_seconds):
+            # Where the time is up in a backward pass that is being compiled, torch would tell the whole way there.
+            warnings.filterwarnings("ignore", message="Error detected in")
             warm_up(compiled)
     except CompileTimeout:
         return net, None, f"compilation did not end within {limit_seconds:.0f} s: going on in eager mode"

@@ -7,7 +7,7 @@ import torch
 
 from kernels import backend, conv_pool, pool_norm
 from kernels import whiten as whitening
-from kernels.augment import Augmentation, augment, mix
+from kernels.augment import Augmentation, mix
 from speedrun import models, stream
 from speedrun.config import ModelConfig, OptimConfig
 from speedrun.methods.plain import PlainStep
@@ -22,7 +22,6 @@ CASES = {
 
 def losses(method, device, widths, count, batch_size, rates, monkeypatch, augmentation, dtype=torch.float32):
     """Losses of twenty steps at 24 and 32 pixels."""
-    monkeypatch.setattr(stream, "augment", partial(augment, method=method))
     monkeypatch.setattr(stream, "mix", partial(mix, method=method))
     generator = torch.Generator().manual_seed(1)
     labels = torch.randint(10, (count,), generator=generator)
