@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import curve, curve_picture, standings, systems
+from benchmarks import curve, curve_picture, scaling_model, standings, systems
 from benchmarks.results import by_newest_commit, recorded
 from benchmarks.rows import apart, host, machine, place, step_name
 from speedrun.errors import SpeedrunError
@@ -137,6 +137,7 @@ TABLES = {
     "steps": steps,
     "systems": systems.table,
     "soak": soak,
+    "devices": scaling_model.table,
 }
 
 

@@ -7,6 +7,9 @@ one thread each, two together by gloo. The model is made of the first and of the
 Its table is of devices like the first; bandwidth (bytes a second) and latency (seconds a message) are those between
 them, and measured between the two processes where they are not given. overlap: what share of the backward pass can hide
 messages; none where the processor that computes sends them too, nearly all of it where a GPU does.
+
+Of the first budget's net four members of an ensemble are trained too, by one process with all cores and by two with
+half of them each, which exchange nothing.
 """
 
 import argparse
@@ -15,9 +18,15 @@ import math
 import os
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from benchmarks.results import by_newest_commit
+from benchmarks.rows import machine
+from speedrun import config as configs
 from speedrun.errors import SpeedrunError
 from speedrun.summary import aligned
 
@@ -26,6 +35,7 @@ GAIN = 0.1  # what twice the devices must bring to be worth it
 BACKWARD = 2 / 3  # of the passes' time
 BUCKET_BYTES = 2 * 2**20  # as speedrun.methods.parallel has them
 LIMIT_SECONDS = 200.0
+MEMBERS, MEMBER_SECONDS = 4, 10.0
 
 
 @dataclass(frozen=True)
@@ -94,17 +104,44 @@ def link_of(found: dict[str, Any]) -> Link:
 
 def measure(count: int, threads: int, asked: dict[str, Any]) -> dict[str, Any]:
     """What `benchmarks.scaling_worker` finds in so many processes. SpeedrunError where it fails."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"] if count > 1 else []
-    command = [sys.executable, *launcher, "-m", "benchmarks.scaling_worker", json.dumps(asked)]
-    variables = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    printed = _run(count, threads, ["benchmarks.scaling_worker", json.dumps(asked)])
     try:
-        ended = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=LIMIT_SECONDS)
-        return json.loads(ended.stdout.strip().splitlines()[-1])
-    except (subprocess.TimeoutExpired, ValueError, IndexError) as error:
+        return json.loads(printed.strip().splitlines()[-1])
+    except (ValueError, IndexError) as error:
         raise SpeedrunError(f"measuring {count} process(es) failed: {type(error).__name__}") from error
 
 
-def values(budget: float, given: Link | None, overlap: float) -> dict[str, Any]:
+def _run(count: int, threads: int, words: list[str]) -> str:
+    """What `python -m WORDS` prints, in so many processes. SpeedrunError where it fails or takes too long."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"] if count > 1 else []
+    command = [sys.executable, *launcher, "-m", *words]
+    variables = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    try:
+        return subprocess.run(
+            command, env=variables, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=True
+        ).stdout
+    except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
+        raise SpeedrunError(f"measuring {count} process(es) failed: {type(error).__name__}") from error
+
+
+def measure_members(dials: Mapping[str, Any], step_seconds: float, cores: int) -> dict[str, float]:
+    """Seconds from start to exit in which `MEMBERS` nets are trained, by the number of processes that share the cores.
+
+    step_seconds: with all cores; a member takes about `MEMBER_SECONDS` then.
+    """
+    words = ["speedrun", "ensemble", f"--members={MEMBERS}", "--dataset=synthetic", "--compile=off", "--quiet"]
+    words += [f"--steps={max(1, round(MEMBER_SECONDS / step_seconds))}"]
+    words += [f"--set={name}={configs.as_text(value)}" for name, value in dials.items()]
+    found = {}
+    for count in (1, 2):
+        with tempfile.TemporaryDirectory() as folder:
+            began = time.monotonic()
+            _run(count, max(1, cores // count), [*words, f"--out={folder}/out"])
+            found[str(count)] = time.monotonic() - began
+    return found
+
+
+def values(budget: float, given: Link | None, overlap: float, with_members: bool) -> dict[str, Any]:
     """What is measured and predicted of the planner's net for so many seconds."""
     from speedrun.device import cores
 
@@ -123,6 +160,7 @@ def values(budget: float, given: Link | None, overlap: float) -> dict[str, Any]:
         "of_one_process": whole["step"] / two["step"],
         "predicted": {str(devices): predict(costs, link, devices) for devices in DEVICES},
         "worthwhile": worthwhile(costs, link),
+        "members": measure_members(dials, whole["step"], cores()) if with_members else None,
     }
 
 
@@ -133,17 +171,49 @@ def lines(found: dict[str, Any]) -> list[str]:
     for devices, seconds in found["predicted"].items():
         share = one / seconds / int(devices)
         rows.append((devices, f"{1e3 * seconds:.3g}", f"{costs['batch'] / seconds:,.0f}", f"{share:.0%}"))
-    widths = "/".join(map(str, found["dials"]["model.widths"]))
-    link = found["link"]
+    link, members = found["link"], found["members"]
     return [
-        f"{found['budget']:g} s: {widths}, batch {costs['batch']}, "
+        f"{found['budget']:g} s: {_net(found)}, batch {costs['batch']}, "
         f"{costs['gradient_bytes'] / 1e6:.3g} MB of gradients, "
         f"{link['bandwidth'] / 1e9:.3g} GB/s and {1e6 * link['latency']:.3g} µs a message",
         *(f"  {line}" for line in aligned(rows)),
         f"  two processes: {1e3 * found['check']:.3g} ms predicted, {1e3 * measured['2']:.3g} measured, "
         f"{found['of_one_process']:.2f} of the throughput of one process with as many threads",
         f"  worth it up to {found['worthwhile']} devices",
+        *([] if members is None else [f"  {MEMBERS} members: {members['2']:.1f} s by two, {members['1']:.1f} by one"]),
     ]
+
+
+def _net(found: Mapping[str, Any]) -> str:
+    return "/".join(map(str, found["dials"]["model.widths"]))
+
+
+def table(records: Sequence[dict[str, Any]]) -> str:
+    """Markdown: a row a machine and budget, the newest: what was measured beside what was predicted."""
+
+    def key(each: dict[str, Any]) -> tuple[str, float]:
+        return machine(each), each["values"]["budget"]
+
+    groups = by_newest_commit((each for each in records if each["kind"] == "scaling_model"), key)
+    if not groups:
+        return ""
+    rows = [
+        "| machine | budget, net | GB/s, µs a message | two processes, ms: predicted, measured "
+        f"| of one with as many cores | {MEMBERS} members by two, of one "
+        f"| ms on {', '.join(map(str, DEVICES))} devices | worth it up to |",
+        "|---" * 8 + "|",
+    ]
+    for (where, budget), measured in groups.items():
+        found = measured[-1]["values"]
+        link, members = found["link"], found["members"]
+        share = "" if members is None else f"{members['2'] / members['1']:.2f} of its time"
+        rows.append(
+            f"| {where} | {budget:g} s, {_net(found)} | {link['bandwidth'] / 1e9:.2g}, {1e6 * link['latency']:.0f} "
+            f"| {1e3 * found['check']:.3g}, {1e3 * found['measured']['2']:.3g} | {found['of_one_process']:.2f} "
+            f"| {share} | {', '.join(f'{1e3 * seconds:.3g}' for seconds in found['predicted'].values())} "
+            f"| {found['worthwhile']} |"
+        )
+    return "\n".join(rows)
 
 
 def main(argv: list[str]) -> int:
@@ -155,8 +225,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--dry", action="store_true", help="append no record")
     options = parser.parse_args(argv)
     given = None if options.bandwidth is None else Link(options.bandwidth, options.latency, options.overlap)
-    for text in options.seconds.split(","):
-        found = values(float(text), given, options.overlap)
+    for number, text in enumerate(options.seconds.split(",")):
+        found = values(float(text), given, options.overlap, with_members=number == 0)
         print("\n".join(lines(found)), flush=True)
         if not options.dry:
             _record(found)

@@ -36,7 +36,8 @@ def calibrate(trainee: Trainee, clock: Clock) -> Costs:
     if clock.deadline is None:
         return Costs({stage.work: float(stage.work.size**2) for stage in trainee.stages}, 0.0)
     step = _time_steps(trainee, clock)
-    costs = Costs(step, _time_view(trainee, clock, step[trainee.stages[-1].work]))
+    (view,) = trainee.world.most(_time_view(trainee, clock, step[trainee.stages[-1].work]))
+    costs = Costs(step, view)
     trainee.reset()
     return costs
 

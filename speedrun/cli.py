@@ -58,6 +58,8 @@ def main(argv: list[str], start: float, *, guard_exit: bool = False) -> int:
     except SpeedrunError as error:
         sys.stderr.write(f"speedrun: {error}\n")
         return error.exit_code
+    if not world.leads and {"-h", "--help"} & set(argv):
+        return 0
     try:
         if argv and argv[0] in COMMANDS:
             return _command(argv[0], argv[1:], start)

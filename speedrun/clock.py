@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from speedrun import launcher
+
 PHASES = ("start", "data", "build", "compile", "calibrate", "train", "evaluate", "save")
 
 
@@ -15,10 +17,11 @@ def job_start() -> float:
     """The moment at which the process that stands for the whole job was started, as a value of `time.monotonic`.
 
     That is torchrun, where it started this process: its own start-up is part of the job, and a job that it starts anew
-    goes on with the seconds that are left.
+    goes on with the seconds that are left. What it takes to end, after its processes, is counted in beforehand.
     """
-    launched = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
-    return process_start(str(os.getppid())) if launched else process_start()
+    if launcher.launched():
+        return process_start(str(os.getppid())) - launcher.EXIT_SECONDS
+    return process_start()
 
 
 def process_start(process: str = "self") -> float:

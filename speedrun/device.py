@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from speedrun import launcher
 from speedrun.distributed import World
 from speedrun.errors import SpeedrunError, UsageError
 
@@ -36,7 +37,12 @@ def check_kernels() -> None:
 
 
 def of_rank(name: str, world: World) -> str:
-    """The name of the device that a rank is to take where `name` is asked for: each a GPU of its own, if there are."""
+    """The name of the device that a rank is to take where `name` is asked for: each a GPU of its own, if there are.
+
+    UsageError where one GPU is named for several ranks of this machine.
+    """
+    if world.local_size > 1 and name.startswith("cuda:"):
+        raise UsageError(f"{name} would be shared by {world.local_size} ranks: --device cuda gives each its own")
     several = world.size > 1 and name in ("auto", "cuda") and torch.cuda.is_available()
     return f"cuda:{world.local_rank}" if several else name
 
@@ -123,7 +129,7 @@ def prepare(device: torch.device, processes: int = 1) -> None:
     processes: of this job on this machine, which share its cores.
     """
     if device.type == "cpu":
-        if "OMP_NUM_THREADS" not in os.environ:
+        if not launcher.threads_given():
             torch.set_num_threads(max(1, cores() // processes))
         keep_memory()
     elif device.type == "cuda":

@@ -5,9 +5,10 @@ is not imported and no process group is made. What ranks tell each other about t
 host; gradients and logits go over NCCL where they lie on GPUs.
 """
 
+import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from speedrun.errors import SpeedrunError, UsageError
 from speedrun.sentinel import Sentinel
+from speedrun.signals import Interrupted, Signals
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +27,8 @@ T = TypeVar("T")
 JOIN_SECONDS = 120.0  # until the last rank must be there
 # Nobody waits that long: the sentinels end what hangs, and name it, which a collective that times out cannot.
 PATIENCE = timedelta(days=7)
+MEANWHILE_SECONDS = 0.05
+_NO_RESTART = "does not go on when the launcher starts it anew: leave out --max-restarts"
 _CLOSED = 1 << 30  # a counter that hands out nothing more
 
 
@@ -33,7 +37,8 @@ class World:
     """The ranks of one job, seen from one of them.
 
     rank: 0 to size - 1; rank 0 leads: it decides, writes and draws. local_rank, local_size: among those of this
-    machine. restarts: how often the launcher has started the job anew.
+    machine. restarts: how often the launcher has started the job anew. waited: seconds that the host has spent in
+    collectives, in which the others may not have been ready yet.
     """
 
     rank: int = 0
@@ -41,6 +46,7 @@ class World:
     local_rank: int = 0
     local_size: int = 1
     restarts: int = 0
+    waited: float = field(default=0.0, init=False, compare=False)
     sentinel: Sentinel | None = field(default=None, init=False, repr=False, compare=False)
     _store: "TCPStore | None" = field(default=None, init=False, repr=False, compare=False)
     _queues: int = field(default=0, init=False, repr=False, compare=False)
@@ -62,8 +68,14 @@ class World:
 
         try:
             self._store = self._connect(master=True)
-            self.sentinel = Sentinel(self.rank, self.size, self._connect(), f"{self.restarts}/")
-            self.sentinel.wait_for_all(JOIN_SECONDS)
+            sentinel = Sentinel(self.rank, self.size, self._connect(), f"{self.restarts}/")
+            # Each machine's launcher counts its own restarts alone: ranks of two lives could take each other's words.
+            if self.size > self.local_size and (self.restarts or sentinel.was_here()):
+                raise SpeedrunError(f"a job on several machines {_NO_RESTART}, and start with --resume")
+            self.sentinel = sentinel
+            sentinel.wait_for_all(JOIN_SECONDS)
+            # The sentinels say better what has happened than NCCL's own watch, which ends the process.
+            os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
             # Both from the start: which device a rank takes is chosen later.
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             distributed.init_process_group(
@@ -75,7 +87,7 @@ class World:
             )
         except RuntimeError as error:  # all that torch raises of stores and groups
             raise SpeedrunError(f"the ranks do not find each other: {str(error).partition(chr(10))[0]}") from error
-        self.sentinel.start()
+        sentinel.start()
 
     def _connect(self, master: bool = False) -> "TCPStore":
         """A connection of its own to the launcher's store, or to the first rank's where no launcher keeps one."""
@@ -89,6 +101,11 @@ class World:
             wait_for_workers=False,
             timeout=timedelta(seconds=JOIN_SECONDS),
         )
+
+    def refuse_restart(self, what: str) -> None:
+        """SpeedrunError where the launcher has started anew what does not go on."""
+        if self.restarts:
+            raise SpeedrunError(f"{what} {_NO_RESTART}")
 
     def watch(self, stall_seconds: float | None) -> None:
         """From here a rank that is behind the others for so long ends the job; None: ranks work apart."""
@@ -116,9 +133,22 @@ class World:
         from torch.distributed import broadcast_object_list
 
         box: list[Any] = [make() if self.leads else None]
-        self._count()
-        broadcast_object_list(box)
+        with self._waiting():
+            broadcast_object_list(box)
         return box[0]
+
+    def first_apart(self, value: object) -> int | None:
+        """The first rank that has another value than the first has; None where all have the same."""
+        values = self.gather(value)
+        return next((rank for rank, other in enumerate(values) if other != values[0]), None)
+
+    def heard(self, own: Sequence[str]) -> list[str]:
+        """What all ranks have to tell, each line once, those that the first has not said with their ranks."""
+        ranks: dict[str, list[int]] = {}
+        for rank, lines in enumerate(self.gather(list(own))):
+            for line in lines:
+                ranks.setdefault(line, []).append(rank)
+        return [line if of[0] == 0 else f"rank {', '.join(map(str, of))}: {line}" for line, of in ranks.items()]
 
     def meet(self) -> None:
         """Wait for all."""
@@ -132,8 +162,8 @@ class World:
         from torch.distributed import ReduceOp, all_reduce
 
         held = torch.tensor(numbers, dtype=torch.float64)
-        self._count()
-        all_reduce(held, ReduceOp.MAX)
+        with self._waiting():
+            all_reduce(held, ReduceOp.MAX)
         return tuple(held.tolist())
 
     def lead(self, *numbers: float) -> tuple[float, ...]:
@@ -147,8 +177,8 @@ class World:
         from torch.distributed import all_gather_object
 
         values: list[Any] = [None] * self.size
-        self._count()
-        all_gather_object(values, value)
+        with self._waiting():
+            all_gather_object(values, value)
         return values
 
     def sum_(self, tensor: "Tensor") -> "Tensor":
@@ -156,8 +186,8 @@ class World:
         if self.size > 1:
             from torch.distributed import all_reduce
 
-            self._count()
-            all_reduce(tensor)
+            with self._waiting():
+                all_reduce(tensor)
         return tensor
 
     def exchange(self, own: "Tensor", largest: int) -> list["Tensor"]:
@@ -168,9 +198,9 @@ class World:
         sent = own.new_zeros((largest, *own.shape[1:]))
         sent[: len(own)] = own
         received = list(own.new_empty((self.size, *sent.shape)))
-        self._count()
-        # As bytes: gloo does not take every dtype.
-        all_gather([rows.view(-1).view(torch.uint8) for rows in received], sent.view(-1).view(torch.uint8))
+        with self._waiting():
+            # As bytes: gloo does not take every dtype.
+            all_gather([rows.view(-1).view(torch.uint8) for rows in received], sent.view(-1).view(torch.uint8))
         return received
 
     def part(self, count: int, rank: int | None = None) -> slice:
@@ -200,6 +230,21 @@ class World:
     def _queue_key(self) -> str:
         return f"{self.restarts}/queue/{self._queues}"
 
+    def await_all(self, name: str, meanwhile: Callable[[str | None], None]) -> None:
+        """Wait until all ranks have come here, again and again calling `meanwhile` with what one has `posted` last."""
+        if self._store is None:
+            return
+        key, posted = f"{self.restarts}/come/{name}", f"{self.restarts}/posted/{name}"
+        self._store.add(key, 1)
+        while self._store.add(key, 0) < self.size:
+            meanwhile(self._store.get(posted).decode() if self._store.check([posted]) else None)
+            time.sleep(MEANWHILE_SECONDS)
+
+    def post(self, name: str, value: str) -> None:
+        """Tell those that wait in `await_all`."""
+        if self._store is not None:
+            self._store.set(f"{self.restarts}/posted/{name}", value)
+
     def remember(self, name: str, value: str) -> None:
         """Keep a text for the time after a restart. Only the first rank does."""
         if self._store is not None and self.leads:
@@ -211,15 +256,38 @@ class World:
             return None
         return self._store.get(f"kept/{name}").decode()
 
-    def await_verdict(self, error: Exception) -> None:
-        """Where an error may be of a collective that lacks a rank, be ended by the sentinel, which will know which.
+    @contextlib.contextmanager
+    def in_company(self, signals: Signals) -> Iterator[None]:
+        """What ranks do that are lost without each other. An error of torch's, or a signal, may be there because one of
+        them is gone: a collective lacks it, and the launcher asks the others to end. Then the sentinel, which will know
+        which it is, is given the time to end this process."""
+        try:
+            yield
+        except Interrupted as stop:
+            self.stop(stop.exit_code)
+            raise
+        except RuntimeError:  # all that torch raises of collectives
+            signals.gentle = True  # the launcher's comes after the error
+            if self.sentinel is not None:
+                self.sentinel.await_end()
+            raise
 
-        Returns where it is something else.
-        """
-        if self.sentinel is not None and isinstance(error, RuntimeError):  # all that torch raises of collectives
-            self.sentinel.await_end()
+    def stop(self, code: int) -> None:
+        """End the job on all ranks with `code`, a signal's, unless a rank is found to be lost."""
+        if self.sentinel is not None:
+            self.sentinel.await_stop()
+        self.tells("", code)
 
-    def _count(self) -> None:
+    @contextlib.contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """Around a collective: it is counted, and the time that the host spends in it."""
+        self.count()
+        began = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - began
+
+    def count(self) -> None:
+        """Tell the sentinel of a collective that is asked for."""
         if self.sentinel is not None:
             self.sentinel.calls += 1
 
@@ -257,11 +325,6 @@ def read(variables: Mapping[str, str]) -> World:
 def here() -> World:
     """The world of this process. Raises UsageError."""
     return read(os.environ)
-
-
-def count_collective() -> None:
-    """Tell the sentinel of a collective that is asked for elsewhere."""
-    here()._count()
 
 
 def agree_on_start(world: World, started: float) -> float:

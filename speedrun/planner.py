@@ -26,7 +26,7 @@ VIEWS_GAIN = 0.008
 CALIBRATION_SHARE = 0.02
 # What is aimed at above a target, for a mean that lies above it.
 TARGET_MARGIN = 0.001
-# What several devices reach of their speeds added up, at least: measured of two processes (benchmarks.scaling_model).
+# What several devices are taken to reach of their speeds added up; `benchmarks.scaling_model` measures it of two.
 PARALLEL_SHARE = 0.85
 # By how much more than what is needed a budget must be to be called the least that works.
 LEAST_MARGIN = 1.1

@@ -1,20 +1,20 @@
 """Runs, from a config to files on disk. Imports no torch: data is read in a thread while torch is being imported."""
 
-import os
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speedrun import data, distributed, files, plots, recipes
+from speedrun import data, distributed, files, launcher, plots, recipes
 from speedrun import folder as folders
 from speedrun import screen as screens
 from speedrun.background import Background
 from speedrun.clock import Clock, Ledger
 from speedrun.config import Config
 from speedrun.distributed import World
-from speedrun.errors import SpeedrunError
+from speedrun.errors import SpeedrunError, UsageError
 from speedrun.outcome import Outcome
 from speedrun.signals import Interrupted, Signals
 from speedrun.watchdog import HOPELESS_SECONDS, MARGIN, REFUSAL_SECONDS, Watchdog
@@ -55,12 +55,18 @@ def train(config: Config | None = None) -> Result:
 
     Raises UsageError or another SpeedrunError with one readable line. With `runs` above 1 the last result is returned.
     Sets torch's thread count and cuDNN's benchmark mode for the process. No watchdog guards the caller's process.
+    Under torchrun a process trains once.
     """
     config = config or recipes.get("speednet")
     recipes.get(config.recipe)  # refuses an unknown name
-    mode = "quiet" if config.quiet or config.json else "auto"
-    with screens.make(mode if distributed.here().leads else "silent") as screen:
-        return run_all(config, start=time.monotonic(), screen=screen)[-1]
+    mode, world = "quiet" if config.quiet or config.json else "auto", distributed.here()
+    if world.joined:
+        raise UsageError("under torchrun a process trains once: start another for the next training")
+    try:
+        with screens.make(mode if world.leads else "silent") as screen:
+            return run_all(config, start=time.monotonic(), screen=screen)[-1]
+    finally:
+        world.leave()
 
 
 def run_all(config: Config, *, start: float, screen: screens.Screen, watchdog: Watchdog | None = None) -> list[Result]:
@@ -71,19 +77,22 @@ def run_all(config: Config, *, start: float, screen: screens.Screen, watchdog: W
     """
     world = distributed.here()
     together, apart = (world, World()) if config.runs == 1 else (World(), world)
-    with Signals() as signals:
+    with Signals() as signals, world.in_company(signals):
         clock, ledger = Clock(config.budget, start=start), Ledger(start)
         try:
             world.join()
-            launch = Launch(config, screen, signals, watchdog, clock, ledger, world=together)
-            launch.count_from_the_first(world)
+            launch = Launch(config, screen, signals, watchdog, clock, ledger, world=together, peers=world)
+            launch.count_from_the_first()
             launch.take_up()
         except Interrupted:  # there is as much to resume as before
+            world.stop(signals.exit_code)
             return [Result({}, None, signals.exit_code)]
         config = launch.config
-        if apart.size > 1:
-            launch.out = apart.decide(lambda: folders.name(config))
         loading = Background(launch.load)
+        if apart.size > 1:
+            apart.refuse_restart("a job of many runs")
+            launch.out = apart.decide(lambda: folders.name(config))
+            launch.receive(loading)
         results = _results(launch, apart, loading)
     accuracies = [result.accuracy for result in results if result.accuracy is not None]
     if config.runs > 1 and accuracies:
@@ -95,6 +104,7 @@ def _results(launch: "Launch", apart: World, loading: Background[data.Dataset]) 
     """The results of all runs, in order; an error that ended them is raised where there is none."""
     own: dict[int, Result] = {}
     problem: SpeedrunError | None = None
+    first = launch.clock
     for number in apart.queue(launch.config.runs):
         try:
             own[number] = launch.run(number, loading)
@@ -103,6 +113,8 @@ def _results(launch: "Launch", apart: World, loading: Background[data.Dataset]) 
         if problem or own[number].exit_code:
             apart.close_queue()
             break
+    if apart.size > 1:
+        launch.outlast(first, math.ceil(launch.config.runs / apart.size))
     found = {number: result for part in apart.gather(own) for number, result in part.items()}
     results = [found[number] for number in sorted(found)]
     problem = next(filter(None, apart.gather(problem)), None)
@@ -114,9 +126,22 @@ def _results(launch: "Launch", apart: World, loading: Background[data.Dataset]) 
     return results
 
 
+def _left_in(folder: Path) -> "Snapshot | None":
+    """The checkpoint that a run of ranks which the launcher has started anew left, if it came that far."""
+    (folder / "result.json").unlink(missing_ok=True)
+    if not any((folder / name).exists() for name in folders.CHECKPOINTS):
+        return None
+    from speedrun import snapshot
+
+    return snapshot.read(folder)
+
+
 @dataclass
 class Launch:
-    """Starts sessions: what they share, and what each later one is charged. world: the ranks that train together."""
+    """Starts sessions: what they share, and what each later one is charged.
+
+    world: the ranks that train together. peers: all ranks of the job, those that train something else too.
+    """
 
     config: Config
     screen: screens.Screen
@@ -133,15 +158,17 @@ class Launch:
     resumed: "Snapshot | None" = None
     trainee: "Trainee | None" = None  # of the newest run
     world: World = field(default_factory=World)
+    peers: World = field(default_factory=World)
+    dataset: data.Dataset | None = None
     started: bool = False  # whether there has been a run
 
     def __post_init__(self) -> None:
         # Whether there is so little time that the run can only be refused.
         self.scant = self.clock.remaining() < HOPELESS_SECONDS
 
-    def count_from_the_first(self, world: World) -> None:
+    def count_from_the_first(self) -> None:
         """Count from when the first of all ranks was started."""
-        earlier = distributed.agree_on_start(world, self.clock.start)
+        earlier = distributed.agree_on_start(self.peers, self.clock.start)
         self.clock.charge(earlier)
         self.ledger.charge("start", earlier)
         if earlier:
@@ -150,13 +177,15 @@ class Launch:
     def take_up(self) -> None:
         """Where a run is to be resumed, read its checkpoint: the config is in it, and the time that is left."""
         left = self.world.decide(lambda: self.world.remembered("folder"))
+        fetched = self.world.decide(lambda: self.world.remembered("fetched"))
         if self.config.resume is None:
+            self.clock.extend(float(fetched or 0.0))
             if left is not None:
                 self._take_up_again(Path(left))
             return
         from speedrun import resume
 
-        self.config, self.resumed = resume.take_up(self.config, self.clock, self.ledger)
+        self.config, self.resumed = resume.take_up(self.config, self.clock, self.ledger, self.world)
         if self.resumed.note:
             self.screen.warn(self.resumed.note)
         self.scant = self.clock.remaining() < HOPELESS_SECONDS
@@ -165,14 +194,15 @@ class Launch:
     def _take_up_again(self, folder: Path) -> None:
         """Go on with what the ranks were at when the launcher started them anew, in the time that is left of it."""
         self.out = folder
-        if self.world.leads:
-            (folder / "result.json").unlink(missing_ok=True)
-        if not any((folder / name).exists() for name in folders.CHECKPOINTS):
+        self.resumed = self.world.decide(lambda: _left_in(folder))
+        if self.resumed is None:
             return
-        from speedrun import snapshot
-
-        self.resumed = snapshot.read(folder)
         self.config = replace(self.resumed.config, out=folder, quiet=self.config.quiet, json=self.config.json)
+        # The clock has counted all along; what it counted before is of other phases than of the start.
+        past = self.resumed.state["clock"]["phases"]
+        for phase, seconds in past.items():
+            self.ledger.charge(phase, seconds)
+        self.ledger.charge("start", -sum(past.values()))
 
     def load(self) -> data.Dataset:
         """Read the data, fetching it if need be."""
@@ -182,14 +212,39 @@ class Launch:
 
             def on_fetch(progress: "fetch.Progress") -> None:
                 # Network transfer is not counted, and fetching gives up by itself: keep the watchdog away meanwhile.
+                if progress.seconds >= self.transferred + 1.0 or not self.transferred:
+                    self.peers.post("data", str(progress.seconds))  # of the ranks that wait for this one too
                 self.transferred = progress.seconds
                 self._guard(progress.seconds + FETCH_PATIENCE_SECONDS)
-                if (
-                    progress.received and not self.config.quiet and distributed.here().leads
-                ):  # the error at the end names what never answered
+                # The error at the end names what never answered.
+                if progress.received and not self.config.quiet and self.peers.leads:
                     show(progress)
 
             return data.load(self.config.dataset, data_dir=self.config.data_dir, on_fetch=on_fetch)
+
+    def receive(self, loading: Background[data.Dataset]) -> data.Dataset:
+        """The data, once all ranks have it; the seconds of the longest transfer are nobody's.
+
+        SpeedrunError where another rank has other images than the first.
+        """
+        self.ledger.enter("data")
+        self.dataset = dataset = loading.result()
+        self.peers.await_all("data", self._wait_for_transfer)
+        fetched = max(self.transferred, dataset.fetch_seconds)  # a transfer that failed took time as well
+        (self.transferred,) = self.peers.most(fetched)
+        self.clock.extend(self.transferred)
+        self._guard()
+        self.peers.remember("fetched", str(self.clock.fetch_seconds))
+        if self.peers.size > 1 and (rank := self.peers.first_apart(dataset.fingerprint())) is not None:
+            raise SpeedrunError(f"rank {rank} has other training images than rank 0: name them by --dataset")
+        for note in self.peers.heard(dataset.notes):
+            self.screen.warn(note)
+        return dataset
+
+    def _wait_for_transfer(self, seconds: str | None) -> None:
+        """Keep the watchdog away while another rank fetches, which has taken so many seconds."""
+        if seconds is not None:
+            self._guard(float(seconds) + FETCH_PATIENCE_SECONDS)
 
     def run(self, number: int, loading: Background[data.Dataset]) -> Result:
         config = replace(self.config, seed=self.config.seed + number, runs=1)  # what is saved repeats this run alone
@@ -206,7 +261,7 @@ class Launch:
                     self.world.remember("folder", str(folder.resolve()))
                 return self._attempt(config, outcome, folder, loading)
         except Interrupted:  # in the moment of claiming: nothing is there to be kept
-            self.world.tells("", self.signals.exit_code)
+            self.world.stop(self.signals.exit_code)
             return Result({}, None, self.signals.exit_code)
 
     def _attempt(
@@ -214,23 +269,21 @@ class Launch:
     ) -> Result:
         """A run in its claimed folder, which gets a record however the run ends."""
         steps, outcome.world_size = outcome.steps, self.world.size
-        self.world.on_end(lambda code: self._ended(code, config, outcome, folder))
+        self.peers.on_end(lambda code: self._ended(code, config, outcome, folder))
         try:
             self._leave_if_stopped(folder, config, outcome)
             return self._run(config, outcome, folder, loading)
         except Interrupted:
-            self.world.tells("", self.signals.exit_code)
+            self.world.stop(self.signals.exit_code)
             record = self._unfinished("interrupted", config, outcome, folder)
             return Result(record, folder, self.signals.exit_code)
         except SpeedrunError:
             if outcome.steps > steps:  # before the first step there is nothing to keep
                 self._unfinished("failed", config, outcome, folder)
             raise
-        except Exception as error:  # a fault of ours or of the machine: its evidence stays
-            self.signals.gentle = True  # the launcher asks all to end when one is gone
-            self.world.await_verdict(error)
+        except Exception:  # a fault of ours or of the machine: its evidence stays
+            self.signals.gentle = True
             self._unfinished("failed", config, outcome, folder)
-            self.world.tells("", 1)
             raise
 
     def _ended(self, code: int, config: Config, outcome: Outcome, folder: Path | None) -> None:
@@ -302,7 +355,7 @@ class Launch:
     def _may_settle_threads(self) -> bool:
         """Without a deadline a run must repeat to the bit, so nothing measured may decide on the threads."""
         timed = self.clock.deadline is not None or self.config.target is not None
-        return timed and "OMP_NUM_THREADS" not in os.environ
+        return timed and not launcher.threads_given()
 
     def saved(self, save: Callable[[], None]) -> bool:
         """Whether saving went well. A full disk must not cost the result: it still goes to the screen and to stdout."""
@@ -334,6 +387,12 @@ class Launch:
         elif self.watchdog:  # what was resumed has no deadline
             self.watchdog.stop()
 
+    def outlast(self, first: Clock, rounds: int) -> None:
+        """Have the watchdog wait for so many runs in a row, of which `first` was the first one's clock: when this rank
+        is done, others may be in the last."""
+        if self.watchdog and first.seconds is not None:
+            self.watchdog.extend(first.start + rounds * first.seconds + self.transferred)
+
     def _restart(self) -> None:
         """A clock and a ledger of its own for the next run, with the first one's start-up already on them."""
         self.clock = Clock(self.config.budget)
@@ -360,17 +419,10 @@ class Launch:
 
         device.check_kernels()
         compiler.use_cache(data.default_cache_dir())
-        ranks = distributed.here()
+        ranks = self.peers
         choice = device.choose(device.of_rank(self.config.device, ranks), self.config.dtype)
         device.prepare(choice.device, ranks.local_size)
-        self.ledger.enter("data")
-        dataset = loading.result()
-        fetched = max(self.transferred, dataset.fetch_seconds)  # a transfer that failed took time as well
-        (self.transferred,) = self.world.most(fetched)
-        self.clock.extend(self.transferred)
-        self._guard()
-        for note in dataset.notes:
-            self.screen.warn(note)
+        dataset = self.dataset or self.receive(loading)
         if dataset.name == "synthetic":
             why = f"{dataset.reason}. " if dataset.reason else ""
             self.screen.banner("SYNTHETIC data", f"{why}Accuracies say nothing about CIFAR-10.")

@@ -114,10 +114,12 @@ RUN: Table = {
     "dtype_reason": Field(str, "why this dtype", null="unfinished"),
     "plan": Field(dict, "what the planner decided", null="unfinished"),
     "world_size": Field(int, "processes that trained", low=1),
-    "backend": Field(str, "by which they exchanged gradients", required=False, choices=("gloo", "nccl")),
+    "backend": Field(
+        str, "by which they exchanged gradients, or a job's results", required=False, choices=("gloo", "nccl")
+    ),
     "rank_images_per_second": Field(
         list,
-        "images of each process a second of its train phase",
+        "images of each process a second in which its host did not wait for others; one with a GPU never seems to",
         null="unfinished",
         required=False,
         each=Field(float, "images a second", low=0),
@@ -127,7 +129,8 @@ RUN: Table = {
 }
 # What a job and a run have in common.
 _SHARED = ("status", "dataset", "split", "recipe", "config", "seed", "budget_seconds", "wall_seconds", "fetch_seconds")
-JOB: Table = {name: RUN[name] for name in (*_SHARED, "phases", "outside_seconds")}
+JOB: Table = {name: RUN[name] for name in (*_SHARED, "phases", "outside_seconds", "backend")}
+JOB = {**JOB, **_optional({"world_size": RUN["world_size"]})}  # the oldest records lack it
 _MAYBE_ACCURACY = Field(float, "fraction of the scored images", null="always", low=0, high=1)
 TRIAL: Table = {
     "name": Field(str, "of its folder"),

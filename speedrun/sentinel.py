@@ -83,6 +83,10 @@ class Sentinel:
         self._using = threading.Lock()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
+    def was_here(self) -> bool:
+        """Whether a rank of this number has given a sign before."""
+        return self._store.check([self._key(self.rank)])
+
     def wait_for_all(self, seconds: float) -> None:
         """Give the first sign and wait for everybody's. RuntimeError where some do not come."""
         self._sign()
@@ -111,6 +115,18 @@ class Sentinel:
     def await_end(self) -> None:
         """Wait to be ended, for as long as it takes to find somebody lost."""
         self._gone.wait(2 * LOST_SECONDS)
+
+    def await_stop(self) -> None:
+        """After a signal, wait to be ended because a rank is lost; not where all have had a signal, so none is."""
+        keys = [f"{self._prefix}stopped/{rank}" for rank in range(self.size)]
+        give_up = time.monotonic() + LOST_SECONDS + 2
+        with contextlib.suppress(RuntimeError):  # the store has gone: others end for that
+            with self._using:
+                self._store.set(keys[self.rank], "")
+            while time.monotonic() < give_up and not self._gone.wait(PERIOD / 5):
+                with self._using:
+                    if self._store.check(keys):
+                        return
 
     @property
     def _words(self) -> str:

@@ -123,16 +123,14 @@ class Session:
         self.earlier = None  # what does not serve gives its memory back before anything is captured
         if self.resumed is not None and self.resumed.state["data"] != self.trainee.images_seen():
             raise SpeedrunError("the run that is resumed was trained on other images: name them by --dataset")
-        if self.world.decide(self.trainee.images_seen) != self.trainee.images_seen():
-            raise SpeedrunError(f"rank {self.world.rank} has other training images than rank 0: name them by --dataset")
         self._fit_memory()
         self.outcome.threads = torch.get_num_threads()
         self.outcome.parameters = models.parameters(self.trainee.net)
         if self.config.compile != "off":
             self.enter("compile")
             self.outcome.compile_warm, problem = self.trainee.compile(COMPILE_SHARE * self.clock.remaining())
-            if problem:
-                self.screen.warn(problem)
+            for line in self.world.heard([problem] if problem else []):
+                self.screen.warn(line)
             if self.outcome.compile_warm is not None and self.world.leads:
                 name = compilation.code_name(self.config.model, self.plan.dials, self.config.compile)
                 compiler.remember(self.machine.description["name"], name)
@@ -197,12 +195,23 @@ class Session:
                 metrics.rewind(self.folder / "metrics.jsonl", self.pacer.steps)
                 (self.folder / "result.json").unlink(missing_ok=True)
         self.signals.gentle = True
+        began = self.clock.now(), self.outcome.images, self.world.waited
         with metrics.MetricsWriter(None if self.folder is None else self.folder / "metrics.jsonl") as writer:
             finished = memory.retry(lambda: self.training.run(writer), self._take_smaller_batch)
         if writer.problem:
             self.screen.warn(writer.problem)
+        self._rate(*began)
         self.outcome.status = "complete" if finished and not self._signalled() else "interrupted"
         self.training.step.settle()
+
+    def _rate(self, began: float, images: int, waited: float) -> None:
+        """Tell each rank's speed while it did not wait for the others, from how things stood when training began."""
+        seconds = self.clock.now() - began - (self.world.waited - waited)
+        if self.world.size == 1 or self.outcome.images == images or seconds <= 0:
+            return
+        own = self.world.part(self.trainee.batch_size)
+        share = (own.stop - own.start) / self.trainee.batch_size
+        self.outcome.rank_images_per_second = self.world.gather(share * (self.outcome.images - images) / seconds)
 
     def _signalled(self) -> bool:
         """Whether a signal has come; one to any rank is one to all."""
@@ -231,12 +240,16 @@ class Session:
         if not config.times or machine.held_out is None:
             return None
         images, labels = machine.held_out
+        # All ranks score the same number of images, by the first one's clock.
+        image_seconds, seconds = self.world.lead(
+            self.costs.view / machine.scored_count, self.clock.remaining() - self.reserve()
+        )
         return Validator(
             config,
             self.trainee.evaluator(images),
             labels,
-            image_seconds=self.costs.view / machine.scored_count,
-            seconds=self.clock.remaining() - self.reserve(),
+            image_seconds=image_seconds,
+            seconds=seconds,
             path=None if self.folder is None else self.folder / scores.FILE,
         )
 
@@ -345,10 +358,6 @@ class Session:
 
     def finish(self) -> dict[str, Any]:
         """Close the books: the final record."""
-        train = self.ledger.snapshot()["train"]
-        if self.world.size > 1 and self.outcome.images and train:
-            own = self.outcome.images / self.world.size / train
-            self.outcome.rank_images_per_second = self.world.gather(own)
         if self.outcome.status == "complete":
             self.outcome.status = self._verdict()
         return sealed(self.outcome.record(self.config, self.clock, self.ledger))

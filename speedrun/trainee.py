@@ -239,6 +239,8 @@ def build(config: Config, machine: Machine, earlier: Trainee | None = None, worl
     world: the ranks that train it together; None, this process alone.
     """
     world = world or World()
+    size = config.batch_size
+    require(size is None or size >= world.size, f"batch_size {size} leaves some of {world.size} ranks without an image")
     require(world.size == 1 or not config.select.picks, "select.share picks images on one device alone: leave it at 1")
     net = _built(config.model, machine, config.seed, "init")
     if earlier is not None and earlier.serves(config):

@@ -64,7 +64,7 @@ class Job:
         self.machine: Machine
         self.folder: Path
         self._loading: Background[Dataset]
-        self._outcome = Outcome()
+        self._outcome = Outcome(world_size=self.world.size)
         self._threads = 1
 
     @property
@@ -102,10 +102,16 @@ class Job:
         """Whether a picture is drawn at the end."""
         return plots.affordable(self.config.budget, PICTURE_SHARE)
 
-    def share(self, trainings: int) -> float | None:
-        """An equal share of the seconds left for each of that many trainings; None without a deadline."""
-        left = self.seconds_left()
-        return None if left is None else max(left, 0.0) / math.ceil(trainings / self.world.size)
+    def share(self, *trainings: int, dealt: int = 0) -> float | None:
+        """An equal share of the seconds left for each of that many trainings; None without a deadline.
+
+        trainings: by how often the ranks come together in between. dealt: how many have begun before these, since the
+        ranks were last together: those that begin in the round that is on have as much as those that began it.
+        """
+        left, ranks = self.seconds_left(), self.world.size
+        first, *later = trainings
+        rounds = sum(math.ceil(number / ranks) for number in (first + dealt % ranks, *later))
+        return None if left is None else max(left, 0.0) / rounds
 
     def refuse(self, least_seconds: float, trainings: int) -> BudgetError:
         """The error that says what budget would do for that many trainings of `least_seconds` each."""
@@ -230,6 +236,8 @@ class Job:
         self._outcome.status = status
         whole = self._outcome.record(self.config, self.launch.clock, self.launch.ledger)
         shared = {name: whole[name] for name in (*schema.ENVELOPE, *schema.JOB) if name in whole}
+        if self.world.size > 1:
+            shared["backend"] = "gloo"  # results lie on hosts
         return {**shared, "kind": self.kind, "trials": [trial.plain() for trial in self.trials], **self.results()}
 
     def begin(self, launch: Launch, folder: Path, loading: "Background[Dataset]") -> None:
@@ -268,10 +276,14 @@ def run(job: Job, start: float) -> int:
     try:
         mode = "quiet" if config.quiet else "json" if config.json else "auto"
         world = job.world
-        with screens.make(mode if world.leads else "silent") as screen, Signals() as signals:
-            launch = Launch(config, screen, signals, watchdog, Clock(config.budget, start=start), Ledger(start))
+        silent = "silent" if not world.leads else mode
+        with screens.make(silent) as screen, Signals() as signals, world.in_company(signals):
+            clock, ledger = Clock(config.budget, start=start), Ledger(start)
+            launch = Launch(config, screen, signals, watchdog, clock, ledger, peers=world)
             world.join()
-            launch.count_from_the_first(world)
+            if not job.resume:
+                world.refuse_restart("a job of many trainings")
+            launch.count_from_the_first()
             folder = world.decide(lambda: folders.name(config))
             loading = Background(launch.load)
             again = job.kind if job.resume else ""
@@ -294,15 +306,15 @@ def _run(job: Job, launch: Launch, folder: Path, loading: "Background[Dataset]")
         if not job.finished:
             raise SpeedrunError(f"none of {len(job.trials)} training(s) came to an end that counts")
     except Interrupted as stop:
+        job.world.stop(stop.exit_code)
         status, code = "interrupted", stop.exit_code
     except SpeedrunError as error:
         if all(trial.status == "refused" for trial in job.trials):  # nothing was trained: there is nothing to tell
             raise
         status, code = "failed", error.exit_code
         launch.screen.warn(str(error))
-    except Exception as error:  # a fault of ours or of the machine: its evidence stays
-        launch.signals.gentle = True  # the launcher asks all to end when one is gone
-        job.world.await_verdict(error)
+    except Exception:  # a fault of ours or of the machine: its evidence stays
+        launch.signals.gentle = True
         _leave(job, folder, "failed")
         raise
     launch.signals.gentle = True

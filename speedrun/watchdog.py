@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from speedrun import files
+from speedrun import distributed, files
 from speedrun.pressure import Pressure
 
 # Seconds before the deadline at which the process is ended: a few gigabytes take a while to be given back.
@@ -88,7 +88,9 @@ def _leave_record(state: dict[str, Any]) -> str:
 
 
 def _say(wrote: str) -> None:
-    sys.stderr.write(f"speedrun: the deadline is here and the run has not ended: stopped it{wrote}\n")
+    world = distributed.here()
+    who = f"rank {world.rank}: " if world.size > 1 else ""
+    sys.stderr.write(f"speedrun: {who}the deadline is here and the run has not ended: stopped it{wrote}\n")
     sys.stderr.flush()
 
 

@@ -3,20 +3,21 @@
     python tests/faults.py FAULT ARGUMENTS
 
 Faults, after five steps: kill (at once), late-kill (once there is a checkpoint in the folder of --out), stall, nan (a
-batch of no numbers), signal (SIGTERM, to this rank alone), memory (none is left); or images: it has others.
+batch of no numbers, and each takes this rank long), signal (SIGTERM, to this rank alone), memory (none is left); or
+before: early-kill (where the others calibrate), images (it has others).
 """
 
 import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from speedrun import __main__, stream
-from speedrun.trainee import Trainee
+from speedrun import __main__, data, session, stream
 from speedrun.training import Training
 
 STEPS = 5
@@ -25,7 +26,7 @@ STEPS = 5
 def fail(fault: str) -> None:
     """What happens once in rank 1."""
     if fault == "kill":
-        print(f"died at {time.monotonic()}", file=sys.stderr, flush=True)
+        print(f"killed at {time.monotonic()}", file=sys.stderr, flush=True)  # of one clock for all processes
         os.kill(os.getpid(), signal.SIGKILL)
     if fault == "stall":
         time.sleep(600)
@@ -54,11 +55,16 @@ def spoil_a_batch() -> None:
 
     def spoilt(self: stream.Stream, *arguments: Any) -> stream.Batch:
         batch = made(self, *arguments)
+        time.sleep(0.1)
         if self.batches == STEPS:
             batch.images.fill_(float("nan"))
         return batch
 
     stream.Stream._made = spoilt  # type: ignore[method-assign]
+
+
+def darker(found: data.Dataset) -> data.Dataset:
+    return replace(found, train_images=found.train_images // 2)
 
 
 def main() -> None:
@@ -68,7 +74,10 @@ def main() -> None:
         if fault == "nan":
             spoil_a_batch()
         elif fault == "images":
-            Trainee.images_seen = lambda self: {"images": 1}  # type: ignore[method-assign]
+            load = data.load
+            data.load = lambda *names, **options: darker(load(*names, **options))
+        elif fault == "early-kill":
+            session.calibrate = lambda *_: fail("kill")  # type: ignore[assignment,func-returns-value]
         else:
             after_steps(fault, Path(out[0]))
     __main__.main()

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from speedrun import device, schema
+from speedrun.distributed import World
 from speedrun.errors import SpeedrunError, UsageError
 
 CPU = torch.device("cpu")
@@ -207,3 +208,9 @@ def test_cuda_without_an_index_is_the_current_device(monkeypatch: pytest.MonkeyP
     imitate_cuda(monkeypatch, (9, 0), count=2)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
     assert str(device.choose("cuda").device) == "cuda:1"  # torch.cuda.set_device takes none without an index
+
+
+def test_ranks_of_one_machine_do_not_share_a_gpu_that_is_named():
+    with pytest.raises(UsageError, match="cuda:0 would be shared by 2 ranks"):
+        device.of_rank("cuda:0", World(size=2, local_size=2))
+    assert device.of_rank("cuda:0", World(size=2)) == "cuda:0"  # one on each of two machines

@@ -5,15 +5,18 @@ import re
 import time
 from itertools import chain, pairwise
 from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
 import pytest
-from conftest import read_record
+from conftest import colour_classes, read_record
 from processes import ROOT, TINY_NET, Ended, ended, environment, one_line, ranks, run, speedrun, torchrun
 
-from speedrun import distributed, metrics
+from speedrun import cli, distributed, metrics
 from speedrun.distributed import World
-from speedrun.errors import BudgetError, UsageError
+from speedrun.errors import BudgetError, SpeedrunError, UsageError
 from speedrun.methods.parallel import deal
+from speedrun.run import train
 
 SETTINGS = (*TINY_NET, "--dtype=float32")
 # Everything that a step or a run carries along, and a batch that 4 ranks cannot share evenly.
@@ -124,24 +127,29 @@ def test_R7_ranks_together_train_as_one_alone(count: int, alone: Path, tiny_data
     assert _curve(tmp_path / "out") == pytest.approx(_curve(alone), abs=0.02)
     assert (record["world_size"], record["backend"], single["world_size"]) == (count, "gloo", 1)
     assert len(record["rank_images_per_second"]) == count
-    assert sum(record["rank_images_per_second"]) == pytest.approx(record["images_per_second"], rel=0.2)
+    assert sum(record["rank_images_per_second"]) > record["images_per_second"]  # their waiting is not counted
 
 
 def _curve(folder: Path) -> list[float]:
     return [json.loads(line)["accuracy"] for line in (folder / "validation.jsonl").read_text().splitlines()]
 
 
-def test_W2_ranks_keep_one_deadline(tiny_data: Path, tmp_path: Path):
-    """Counted from the launcher's start; with statistics of each rank's part."""
-    found = ranks(2, *words(tiny_data, tmp_path / "out", "--seconds=14"))
+def test_W2_ranks_keep_one_deadline(tmp_path: Path):
+    """Counted from the launcher's start; with statistics of each rank's part, and scores of as many images as there is
+    time for, which each rank's own clock would say differently."""
+    (images, labels), (test_images, test_labels) = colour_classes(9000, seed=0), colour_classes(200, seed=1)
+    data = tmp_path / "many.npz"
+    np.savez(data, images=images, labels=labels, test_images=test_images, test_labels=test_labels)
+    found = ranks(2, *words(data, tmp_path / "out", "--seconds=14", "--set=validation.count=60"))
     assert found.code == 0, found.stderr
-    assert found.seconds < 14 + 1.5  # the launcher itself takes a while to see that they have ended
+    assert found.seconds <= 14
     record = read_record(tmp_path / "out")
     assert record["status"] == "complete"
     assert 10 < record["wall_seconds"] <= 14
     lines = metrics.read(tmp_path / "out" / "metrics.jsonl")
     assert lines[-1]["progress"] == 1.0
     assert record["accuracy"] > 0.9
+    assert len(_curve(tmp_path / "out")) == 60
 
 
 def test_W1_a_budget_that_is_too_small_is_refused_once(tiny_data: Path, tmp_path: Path):
@@ -150,14 +158,24 @@ def test_W1_a_budget_that_is_too_small_is_refused_once(tiny_data: Path, tmp_path
     assert not (tmp_path / "out").exists()
 
 
-def test_a_rank_that_dies_ends_the_job_with_one_line_and_whole_files(tiny_data: Path, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("fault", "more", "left"),
+    [
+        ("kill", ["--steps=100000"], "."),
+        ("early-kill", ["--seconds=60"], "."),  # before signals wait for the end of a step
+        ("kill", ["--steps=100000", "--runs=2"], "seed-0"),  # in a training of its own
+    ],
+)
+def test_a_rank_that_dies_ends_the_job_with_one_line_and_whole_files(
+    fault: str, more: list[str], left: str, tiny_data: Path, tmp_path: Path
+):
     began = time.monotonic()
-    found = faulty("kill", words(tiny_data, tmp_path / "out", "--steps=100000"))
+    found = faulty(fault, words(tiny_data, tmp_path / "out", *more))
     assert found.code == 1
-    died = float(re.findall(r"died at ([\d.]+)", found.stderr)[0])
-    assert began + found.seconds - died < 15
+    (killed,) = re.findall(r"killed at ([\d.]+)", found.stderr)
+    assert began + found.seconds < float(killed) + 15
     assert ours(found.stderr) == "speedrun: rank 1 is lost: no sign of life for 6 s"
-    assert read_record(tmp_path / "out")["status"] == "failed"
+    assert read_record(tmp_path / "out" / left)["status"] == "failed"
     assert 'Traceback (most recent call last):\n  File "/' not in found.stderr.partition("torch/distributed/run.py")[0]
 
 
@@ -168,24 +186,30 @@ def test_a_rank_that_stalls_is_named(tiny_data: Path, tmp_path: Path):
 
 
 def test_W9_a_job_that_is_started_anew_goes_on_in_the_seconds_left(tiny_data: Path, tmp_path: Path):
-    arguments = words(tiny_data, tmp_path / "out", "--seconds=26")
+    arguments = words(tiny_data, tmp_path / "out", "--seconds=30")
     found = faulty("late-kill", arguments, "--max-restarts=1")
     assert found.code == 0, found.stderr
-    assert found.seconds < 28
+    assert found.seconds <= 30
     record = read_record(tmp_path / "out")
     assert record["status"] == "complete"
     lines = metrics.read(tmp_path / "out" / "metrics.jsonl")
     assert [line["step"] for line in lines] == list(range(1, record["steps"] + 1))
+    phases = record["phases"]
+    assert phases["train"] > 2 > phases["calibrate"]  # that of the first life too
+    assert sum(phases.values()) == pytest.approx(record["wall_seconds"])
     pause = max(after["seconds"] - before["seconds"] for before, after in pairwise(lines))
     assert pause > 1  # it did stop in between
 
 
 def test_N1_a_batch_that_is_not_finite_on_one_rank_is_left_out_on_all(tiny_data: Path, tmp_path: Path):
-    found = faulty("nan", words(tiny_data, tmp_path / "out", "--steps=20"))
+    found = faulty("nan", words(tiny_data, tmp_path / "out", "--steps=20", "--compile=captured"))
     assert found.code == 0, found.stderr
+    assert "a step on several devices is not captured: going on in eager mode" in found.stdout
     losses = [line["loss"] for line in metrics.read(tmp_path / "out" / "metrics.jsonl")]
     assert [step for step, loss in enumerate(losses, 1) if loss is None] == [5]
     assert "1 batches were left out" in found.stdout
+    first, slow = read_record(tmp_path / "out")["rank_images_per_second"]
+    assert first > 1.5 * slow
 
 
 def test_S2_a_signal_to_one_rank_ends_all_of_them_well(tiny_data: Path, tmp_path: Path):
@@ -201,14 +225,15 @@ def test_S2_a_signal_to_one_rank_ends_all_of_them_well(tiny_data: Path, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("fault", "line"),
+    ("fault", "job", "line"),
     [
-        ("memory", "speedrun: rank 1: out of memory"),
-        ("images", "speedrun: rank 1: rank 1 has other training images than rank 0"),
+        ("memory", [], "speedrun: rank 1: out of memory"),
+        ("images", ["ensemble"], "speedrun: rank 1 has other training images than rank 0"),
     ],
 )
-def test_what_one_rank_cannot_do_is_told_once(fault: str, line: str, tiny_data: Path, tmp_path: Path):
-    found = faulty(fault, words(tiny_data, tmp_path / "out", "--steps=100000"))
+def test_what_one_rank_cannot_do_is_told_once(fault: str, job: list[str], line: str, tiny_data: Path, tmp_path: Path):
+    found = faulty(fault, [*job, *words(tiny_data, tmp_path / "out", "--steps=100000")])
+    assert found.code == 1
     assert ours(found.stderr).startswith(line)
 
 
@@ -222,3 +247,61 @@ def test_a_step_on_several_devices_is_not_captured(tiny_data: Path, tmp_path: Pa
     found = ranks(2, *words(tiny_data, tmp_path / "out", "--steps=2", "--compile=captured"))
     assert found.code == 0, found.stderr
     assert "a step on several devices is not captured: going on in eager mode" in found.stdout
+
+
+@pytest.mark.parametrize("restarts", [0, 1])
+def test_a_job_of_several_machines_that_is_started_anew_is_refused(restarts: int, monkeypatch: pytest.MonkeyPatch):
+    """Whichever machine's launcher counted it."""
+    from torch.distributed import TCPStore
+
+    kept = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    kept.set("0/sign/0", "12 3")
+    for name, value in (("USE_AGENT_STORE", "True"), ("RESTART_COUNT", str(restarts))):
+        monkeypatch.setenv(f"TORCHELASTIC_{name}", value)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(kept.port))
+    world = World(size=2, local_size=1, restarts=restarts)
+    with pytest.raises(SpeedrunError, match="a job on several machines does not go on when"):
+        world.join()
+    assert world.tells("", 1)  # the first rank alone
+
+
+def test_many_trainings_do_not_go_on_when_they_are_started_anew():
+    World(size=2).refuse_restart("a job")
+    with pytest.raises(SpeedrunError, match="a job does not go on when the launcher starts it anew"):
+        World(size=2, restarts=1).refuse_restart("a job")
+
+
+@pytest.mark.parametrize("command", [[], ["ensemble"]])
+def test_one_rank_helps(command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(distributed, "here", lambda: World(rank=1, size=2))
+    assert cli.main([*command, "--help"], time.monotonic()) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_what_any_rank_tells_is_told_once(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(World, "gather", lambda self, own: [own, ["slow", "old"], ["new", "old"], ["new"]])
+    assert World(size=4).heard(["slow"]) == ["slow", "rank 1, 2: old", "rank 2, 3: new"]
+    assert World(size=4).first_apart(["slow"]) == 1
+
+
+def test_a_process_trains_once_under_a_launcher(monkeypatch: pytest.MonkeyPatch):
+    world = World(size=2)
+    world._store = cast(Any, object())
+    monkeypatch.setattr(distributed, "here", lambda: world)
+    with pytest.raises(UsageError, match="a process trains once"):
+        train()
+
+
+CHILD = "from speedrun.launcher import threads_given; print(threads_given())"
+PARENT = (
+    f"import os, subprocess, sys; subprocess.run([sys.executable, '-c', {CHILD!r}], env={{{{**os.environ, **{{}}}}}})"
+)
+
+
+@pytest.mark.parametrize("given", [None, "1"])
+def test_threads_that_only_the_launcher_chose_are_not_taken_for_a_wish(given: str | None):
+    """What torchrun does where nobody has set the variable, of which a rank sees the same either way."""
+    variables = {"OMP_NUM_THREADS": "1", "TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2"}
+    started = PARENT.format(variables)
+    assert one_line(run(["-c", started], env=environment(OMP_NUM_THREADS=given)).stdout) == str(given is not None)

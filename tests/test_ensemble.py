@@ -14,6 +14,8 @@ import torch
 from processes import TINY_NET, one_line
 
 from speedrun import cli, predictor, record, seeds, trials
+from speedrun.config import Config
+from speedrun.distributed import World
 from speedrun.trial import Trial
 
 SETTINGS = [*TINY_NET, "--dtype=float32", "--quiet"]
@@ -146,15 +148,25 @@ def test_W10_what_finished_is_reported_after_a_signal(
     assert not (tmp_path / "out" / "ensemble.png").exists()  # nobody waits for a picture after a signal
 
 
+def test_trainings_of_one_round_have_the_same_seconds(monkeypatch: pytest.MonkeyPatch):
+    job = trials.Job(Config())
+    job.world = World(size=2)
+    monkeypatch.setattr(trials.Job, "seconds_left", lambda self: 100.0)
+    assert [job.share(3 - begun, dealt=begun) for begun in range(3)] == [50.0, 50.0, 100.0]
+    assert job.share(3, 3) == 25.0  # the ranks wait for each other in between
+    job.world = World()
+    assert [job.share(3 - begun, dealt=begun) for begun in range(3)] == [100.0 / 3, 50.0, 100.0]
+
+
 def test_S1_a_signal_between_two_trainings_starts_no_other(
     tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     share = trials.Job.share
 
-    def signalled(self: trials.Job, trainings: int) -> float | None:
+    def signalled(self: trials.Job, *trainings: int, dealt: int = 0) -> float | None:
         if self.trials:
             self.launch.signals.received = signal.SIGTERM
-        return share(self, trainings)
+        return share(self, *trainings, dealt=dealt)
 
     monkeypatch.setattr(trials.Job, "share", signalled)
     assert ensemble(tiny_data, tmp_path / "out", "--members=2", "--steps=3") == 143

@@ -21,6 +21,7 @@ def test_R6_members_are_the_same_whoever_trains_them(tiny_data: Path, tmp_path: 
     assert speedrun(*words, f"--out={tmp_path / 'one'}", "--quiet").code == 0
     two, one = read_record(tmp_path / "two"), read_record(tmp_path / "one")
     assert json.loads(found.stdout) == two  # once
+    assert (two["world_size"], two["backend"], one["world_size"], "backend" in one) == (2, "gloo", 1, False)
     for name in ("name", "seed", "loss", "accuracy", "status"):
         assert [trial[name] for trial in two["trials"]] == [trial[name] for trial in one["trials"]]
     assert two["by_members"] == one["by_members"]
@@ -28,26 +29,31 @@ def test_R6_members_are_the_same_whoever_trains_them(tiny_data: Path, tmp_path: 
 
 
 def test_W10_members_share_the_seconds_of_two_ranks(tiny_data: Path, tmp_path: Path):
+    """Three, in two rounds of equal length."""
     words = [
         "ensemble",
         f"--dataset={tiny_data}",
         f"--out={tmp_path / 'out'}",
         *SETTINGS,
-        "--members=2",
-        "--seconds=14",
+        "--members=3",
+        "--seconds=18",
     ]
     found = ranks(2, *words)
     assert found.code == 0, found.stderr
-    assert found.seconds < 14 + 1.5
+    assert found.seconds <= 18
     record = read_record(tmp_path / "out")
-    assert [trial["status"] for trial in record["trials"]] == ["complete"] * 2
+    assert [trial["status"] for trial in record["trials"]] == ["complete"] * 3
+    given = _seconds_given(tmp_path / "out", record)
+    assert given == pytest.approx([given[0]] * 3, rel=0.05)
     assert sum(trial["wall_seconds"] for trial in record["trials"]) > record["phases"]["train"]  # at the same time
 
 
-def test_runs_are_dealt_out_and_told_together(tiny_data: Path, tmp_path: Path):
-    words = [f"--dataset={tiny_data}", f"--out={tmp_path / 'out'}", *SETTINGS, "--runs=3", "--steps=20", "--seed=4"]
+def test_W2_runs_are_dealt_out_and_told_together(tiny_data: Path, tmp_path: Path):
+    """Two rounds: the rank that has no run in the last one waits longer than its own run's seconds."""
+    words = [f"--dataset={tiny_data}", f"--out={tmp_path / 'out'}", *SETTINGS, "--runs=3", "--seconds=13", "--seed=4"]
     found = ranks(2, *words)
     assert found.code == 0, found.stderr
+    assert found.seconds <= 2 * 13
     assert "all runs" in found.stdout
     records = [read_record(tmp_path / "out" / f"seed-{seed}") for seed in (4, 5, 6)]
     assert [(each["status"], each["world_size"]) for each in records] == [("complete", 1)] * 3
@@ -69,12 +75,19 @@ def _tried(record: dict) -> list[tuple]:
     return [(trial["name"], str(trial["changes"]), trial["accuracy"]) for trial in record["trials"]]
 
 
-def test_an_ablation_on_two_ranks_has_all_its_rows(tiny_data: Path, tmp_path: Path):
-    words = ["ablate", f"--dataset={tiny_data}", f"--out={tmp_path / 'out'}", *SETTINGS, "--steps=6"]
+def test_the_rows_of_an_ablation_on_two_ranks_have_equal_seconds(tiny_data: Path, tmp_path: Path):
+    words = ["ablate", f"--dataset={tiny_data}", f"--out={tmp_path / 'out'}", *SETTINGS, "--seconds=18"]
     found = ranks(2, *words, "--vary=augment.flip=none,random")
     assert found.code == 0, found.stderr
     record = read_record(tmp_path / "out")
     assert [row["runs"] for row in record["rows"]] == [1, 1, 1]
+    given = _seconds_given(tmp_path / "out", record)
+    assert given == pytest.approx([given[0]] * 3, rel=0.05)
+
+
+def _seconds_given(out: Path, record: dict) -> list[float]:
+    """The budget of each training of a job."""
+    return [read_record(out / trial["name"])["budget_seconds"] for trial in record["trials"]]
 
 
 def test_a_rank_that_dies_leaves_the_record_of_what_the_first_has_trained(tiny_data: Path, tmp_path: Path):

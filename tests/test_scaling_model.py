@@ -3,10 +3,12 @@
 import json
 
 import pytest
+from machines import circumstances, envelope
+from test_record import DEVICE
 
 from benchmarks import scaling_model
 from benchmarks.scaling_model import DEVICES, Costs, Link, costs_of, link_of, predict, worthwhile
-from speedrun import record
+from speedrun import cli, record
 from speedrun.schema import KINDS
 
 COSTS = Costs(fixed=0.02, image=1e-3, orthogonalise=0.01, batch=1000, gradient_bytes=8e6, update_bytes=4e6)
@@ -55,10 +57,28 @@ def test_what_is_found_is_told_and_recorded(monkeypatch: pytest.MonkeyPatch, cap
     found |= {"gradient_bytes": 8e6, "update_bytes": 4e6, "orthogonalise": 0.01}
     found |= {"bytes": 8e6, "small": 2e-4, "large": 0.0802}
     monkeypatch.setattr(scaling_model, "measure", lambda *_: found)
+    monkeypatch.setattr(scaling_model, "measure_members", lambda *_: {"1": 50.0, "2": 55.0})
     assert scaling_model.main(["--seconds=60", "--dry"]) == 0
-    assert "worth it up to" in capsys.readouterr().out
-    values = scaling_model.values(60.0, None, 0.0)
+    told = capsys.readouterr().out
+    assert "worth it up to" in told
+    assert "4 members: 55.0 s by two, 50.0 by one" in told
+    values = scaling_model.values(60.0, None, 0.0, with_members=True)
     assert values["of_one_process"] == 1.0
     assert json.loads(json.dumps(values)) == values
     assert "scaling_model" in KINDS
-    assert record.KINDS is KINDS
+    line = {**envelope("scaling_model", DEVICE), **circumstances(budget=60.0), "values": values}
+    assert record.check(line) == []
+    newer = {**line, "values": {**values, "members": None}, "started": "2999-01-01T00:00:00Z"}
+    assert scaling_model.table([]) == ""
+    row = scaling_model.table([line]).splitlines()[2]
+    assert all(part in row for part in ("60 s, 8/8/8", "0.1, 100", "1.00", "1.10 of its time"))
+    assert "of its time" not in scaling_model.table([newer, line])
+
+
+def test_members_are_timed_from_outside_by_one_process_and_by_two(monkeypatch: pytest.MonkeyPatch):
+    started = []
+    monkeypatch.setattr(scaling_model, "_run", lambda *asked: started.append(asked))
+    found = scaling_model.measure_members({"model.widths": [8, 8, 8], "batch_size": 50}, 0.1, cores=4)
+    assert list(found) == ["1", "2"]
+    assert [(count, threads) for count, threads, _ in started] == [(1, 4), (2, 2)]
+    assert cli.parse([word for word in started[0][2][2:] if "members" not in word]).steps == 100

@@ -11,6 +11,8 @@ from speedrun import compiler, config, data, device, probe
 from speedrun.calibrate import calibrate
 from speedrun.clock import Clock
 from speedrun.config import Config, ModelConfig
+from speedrun.distributed import World
+from speedrun.errors import UsageError
 from speedrun.machine import Machine, open_machine
 from speedrun.selection import Work
 from speedrun.trainee import Trainee, build
@@ -34,6 +36,11 @@ def state(made: Trainee) -> dict[str, torch.Tensor]:
 
 def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_batch_of_fewer_images_than_ranks_is_refused(machine: Machine):
+    with pytest.raises(UsageError, match="batch_size 3 leaves some of 4 ranks without an image"):
+        build(replace(config.override(Config(), SETTINGS), batch_size=3), machine, world=World(size=4))
 
 
 def test_R1_R2_the_initial_weights_come_from_the_seed(machine: Machine):

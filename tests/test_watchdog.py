@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from processes import ROOT, Ended, environment, one_line, run, start
 
-from speedrun import watchdog
+from speedrun import distributed, watchdog
+from speedrun.distributed import World
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the guard is a forked child")
 
@@ -175,3 +176,9 @@ def test_without_fork_it_can_be_moved_and_stopped():
     moved = run(["-c", THREADED + "dog.extend(began + 60)\ntime.sleep(1.3)\nprint('alive')"])
     stopped = run(["-c", THREADED + "dog.stop()\ntime.sleep(1.3)\nprint('alive')"])
     assert (moved.code, moved.stdout) == (stopped.code, stopped.stdout) == (0, "alive\n")
+
+
+def test_one_of_several_ranks_says_which_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(distributed, "here", lambda: World(rank=3, size=4))
+    watchdog._say("")
+    assert one_line(capsys.readouterr().err).startswith("speedrun: rank 3: the deadline is here")

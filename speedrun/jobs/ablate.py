@@ -60,7 +60,7 @@ class Ablation(trials.Job):
         run, number = divmod(done, len(self.rows))
         row = self.rows[number]
         config = replace(row.config, seed=seeds.derive(self.config.seed, "run", run))
-        share = self.share(self.planned - done)
+        share = self.share(self.planned - done, dealt=done)
         trial = self.train(_name(number, run), config, seconds=share, changes=row.changes, keep=False)
         if done == 0 and trial.least_seconds is not None:
             raise self.refuse(trial.least_seconds, self.planned)

@@ -33,7 +33,7 @@ class Ensemble(trials.Job):
     def _train_member(self, number: int) -> bool:
         config = replace(self.config, seed=seeds.derive(self.config.seed, "member", number))
         left = self.members - number
-        trial = self.train(f"member-{number + 1:02}", config, seconds=self.share(left), changes={})
+        trial = self.train(f"member-{number + 1:02}", config, seconds=self.share(left, dealt=number), changes={})
         if trial.least_seconds is not None:
             raise self.refuse(trial.least_seconds, left)
         if trial.status == "failed":

@@ -81,7 +81,10 @@ class Search(trials.Job):
             left = min(self._left, len(waiting) - waiting.index(number))
             if left == 0 or self.share(1) == 0.0:
                 return False
-            trial = self.attempt(f"trial-{number + 1:03}", number, self.draw(number), self.share(left))
+            here = min(left, len(numbers) - position)
+            later = [min(self.round_size, left - begin) for begin in range(here, left, self.round_size)]
+            share = self.share(here, *later, dealt=position)
+            trial = self.attempt(f"trial-{number + 1:03}", number, self.draw(number), share)
             # Where the time did not suffice, half as many get twice as much; another net may need less of it.
             self._left = left - 1 if trial.least_seconds is None else max(1, left // 2)
             return True
@@ -234,19 +237,19 @@ class Halving(Search):
             chosen = survivors[:size] if rung > 1 else range(self.count)
             names = {f"rung-{rung}-trial-{number + 1:03}": number for number in chosen}
             waiting = [name for name in names if name not in done]
-            # In trainings of this rung: those of it, and the rungs to come, each as long as this.
-            ahead = len(waiting) + size * (len(self.rungs) - rung)
-            self._halve(waiting, names, drawn, ahead)
+            # In trainings of this rung: the rungs to come, each as long as this.
+            self._halve(waiting, names, drawn, [size] * (len(self.rungs) - rung))
         self.refuse_if_short(self.planned)
 
-    def _halve(self, waiting: list[str], names: dict[str, int], drawn: list[dict[str, Any]], ahead: int) -> None:
-        """Train what waits on a rung, with `ahead` trainings of this length to come."""
+    def _halve(self, waiting: list[str], names: dict[str, int], drawn: list[dict[str, Any]], ahead: list[int]) -> None:
+        """Train what waits on a rung; `ahead`: trainings of this length on each rung to come."""
 
         def take(position: int) -> bool:
             if self.share(1) == 0.0:
                 return False
             name = waiting[position]
-            self.attempt(name, names[name], drawn[names[name]], self.share(ahead - position))
+            share = self.share(len(waiting) - position, *ahead, dealt=position)
+            self.attempt(name, names[name], drawn[names[name]], share)
             return True
 
         self.deal(len(waiting), take)

@@ -1,14 +1,16 @@
 """One step on several devices: each takes its part of the batch, and all make the same update.
 
-torch's DistributedDataParallel reduces the gradients, bucket by bucket while the backward pass still runs. What is
-reduced is the sum, as the loss is summed over the batch: one device with the whole batch would have the same gradient.
-A batch that is not finite on one device is not finite in the sum, so all leave it out. Each filter is orthogonalised on
-one device alone, and the updates are exchanged; momenta are kept on all, so that the first has the whole state.
+torch's DistributedDataParallel reduces the gradients, bucket by bucket while the backward pass still runs; not so of a
+compiled net, whose backward pass is one call that gives all gradients at its end. What is reduced is the sum, as the
+loss is summed over the batch: one device with the whole batch would have the same gradient. A batch that is not finite
+on one device is not finite in the sum, so all leave it out. Each filter is orthogonalised on one device alone, and the
+updates are exchanged; momenta are kept on all, so that the first has the whole state.
 
 Batch normalisation uses the statistics of each device's part, as is usual and costs nothing, unless
 `sync_batch_norm` asks for those of the whole batch; running averages are averaged over the devices before use.
 """
 
+import time
 import warnings
 from collections.abc import Sequence
 from functools import cache
@@ -28,6 +30,8 @@ from speedrun.models.layers import BatchNorm2d
 from speedrun.optim import Muon
 from speedrun.stream import Batch
 
+# When the newest bucket of gradients was, by `time.perf_counter`: a process trains one net at a time.
+_handed_over: list[float] = []
 BUCKET_MB = 2  # a net has some ten: the first are on their way while most of the backward pass is to come
 
 
@@ -42,12 +46,14 @@ def wrap(forward: nn.Module, device: torch.device) -> DistributedDataParallel:
             bucket_cap_mb=BUCKET_MB,
             gradient_as_bucket_view=True,
         )
-    wrapped.register_comm_hook(None, _sum)
+    wrapped.register_comm_hook(_handed_over, _sum)
     return wrapped
 
 
-def _sum(_: None, bucket: distributed.GradBucket) -> torch.futures.Future[Tensor]:
-    ranks.count_collective()
+def _sum(newest: list[float], bucket: distributed.GradBucket) -> torch.futures.Future[Tensor]:
+    """newest: when the last bucket was handed over."""
+    ranks.here().count()
+    newest[:] = [time.perf_counter()]
     work = distributed.all_reduce(bucket.buffer(), async_op=True)
     assert work is not None
     return work.get_future().then(lambda done: done.value()[0])
@@ -77,6 +83,12 @@ class ParallelStep(PlainStep):
     def compute(self, batch: Batch) -> Tensor:
         """As `PlainStep.compute`; float32 (2,): mean loss and accuracy of the whole batch."""
         return self.world.sum_(super().compute(batch) * (len(batch.labels) / self.batch_size))
+
+    def _backward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        made = super()._backward(batch)
+        # All gradients have been handed over: since then it was others' that were waited for, and the sum.
+        self.world.waited += time.perf_counter() - _handed_over[0]
+        return made
 
     def images(self, batch: Batch) -> int:
         return self.batch_size
