@@ -225,7 +225,9 @@ class DistributedConfig(Checked):
     """How the processes that torchrun starts work together."""
 
     sync_batch_norm: bool = option(False, "normalise by the whole batch, not by each device's part of it")
-    stall_seconds: float = option(120.0, "how long a rank may keep the others waiting before the job ends")
+    stall_seconds: float = option(
+        120.0, "how long a rank may keep the others waiting, or all stand still, before the job ends"
+    )
 
     def check(self) -> None:
         require(self.stall_seconds > 0, f"distributed.stall_seconds must be more than 0, not {self.stall_seconds}")

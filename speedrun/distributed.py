@@ -108,7 +108,10 @@ class World:
             raise SpeedrunError(f"{what} {_NO_RESTART}")
 
     def watch(self, stall_seconds: float | None) -> None:
-        """From here a rank that is behind the others for so long ends the job; None: ranks work apart."""
+        """From here a rank that is behind the others for so long ends the job, and so do all that stand still.
+
+        None: ranks work apart.
+        """
         if self.sentinel is not None:
             self.sentinel.stall_seconds = stall_seconds
 
@@ -290,6 +293,11 @@ class World:
         """Tell the sentinel of a collective that is asked for."""
         if self.sentinel is not None:
             self.sentinel.calls += 1
+
+    def moves(self) -> None:
+        """Tell the sentinel that this rank goes on where it asks for no collective in a long time."""
+        if self.sentinel is not None:
+            self.sentinel.moves += 1
 
 
 def read(variables: Mapping[str, str]) -> World:

@@ -65,6 +65,9 @@ def train(config: Config | None = None) -> Result:
     try:
         with screens.make(mode if world.leads else "silent") as screen:
             return run_all(config, start=time.monotonic(), screen=screen)[-1]
+    except BaseException as error:  # the others must not wait for this rank
+        world.tells("", getattr(error, "exit_code", 1))
+        raise
     finally:
         world.leave()
 

@@ -33,22 +33,26 @@ class Watch:
     now: float
     _beats: dict[int, tuple[str, float]] = field(default_factory=dict)
     _calls: dict[int, tuple[int, float]] = field(default_factory=dict)
+    _moves: dict[int, tuple[str, float]] = field(default_factory=dict)
 
     def judge(self, signs: Mapping[int, str], now: float, stall_seconds: float | None) -> str:
-        """The verdict, in one line, on `signs`, "beat calls" or "left" by rank; empty while all is well.
+        """The verdict, in one line, on `signs`, "beat calls moves" or "left" by rank; empty while all is well.
 
         stall_seconds: how long a rank may be behind the others; None, for ever.
         """
         if now - self.now > LOST_SECONDS / 2:  # this process itself was held up: it has not been listening
             self._beats.clear()
             self._calls.clear()
+            self._moves.clear()
         self.now = now
-        alive = {rank: sign.split() for rank, sign in signs.items() if sign != _LEFT}
-        for rank, (beat, calls) in alive.items():
+        alive = {rank: sign.split(" ", 2) for rank, sign in signs.items() if sign != _LEFT}
+        for rank, (beat, calls, moves) in alive.items():
             if self._beats.get(rank, ("", 0.0))[0] != beat:
                 self._beats[rank] = beat, now
             if self._calls.get(rank, (-1, 0.0))[0] != int(calls):
                 self._calls[rank] = int(calls), now
+            if self._moves.get(rank, ("", 0.0))[0] != moves:
+                self._moves[rank] = moves, now
         lost = [rank for rank in alive if now - self._beats[rank][1] >= LOST_SECONDS]
         if lost:
             return f"{_named(lost)} lost: no sign of life for {LOST_SECONDS:g} s"
@@ -57,7 +61,13 @@ class Watch:
         furthest = max(self._calls[rank][0] for rank in alive)
         behind = [rank for rank in alive if self._calls[rank][0] < furthest]
         stalled = [rank for rank in behind if now - self._calls[rank][1] >= stall_seconds]
-        return f"{_named(stalled)} stalled: the others have waited for {stall_seconds:g} s" if stalled else ""
+        if stalled:
+            return f"{_named(stalled)} stalled: the others have waited for {stall_seconds:g} s"
+        # Where one has left, the others are about to.
+        still = len(alive) == len(signs) and all(
+            now - max(self._calls[rank][1], self._moves[rank][1]) >= stall_seconds for rank in alive
+        )
+        return f"no rank has moved for {stall_seconds:g} s" if still else ""
 
 
 def _named(ranks: list[int]) -> str:
@@ -68,13 +78,14 @@ def _named(ranks: list[int]) -> str:
 class Sentinel:
     """Watches the others for one rank. store: a connection that nobody else uses. prefix: of its keys there.
 
-    calls: collectives asked for so far. stall_seconds: how long a rank may be behind; None while ranks work apart.
+    calls: collectives asked for so far; moves: what else shows that a rank goes on, of which all need not have as many.
+    stall_seconds: how long a rank may be behind, or all stand still; None while ranks work apart.
     on_end(code): called before this process is ended from here.
     """
 
     def __init__(self, rank: int, size: int, store: "TCPStore", prefix: str) -> None:
         self.rank, self.size = rank, size
-        self.calls = 0
+        self.calls = self.moves = 0
         self.stall_seconds: float | None = None
         self.on_end: Callable[[int], None] = lambda code: None
         self._store, self._prefix = store, prefix
@@ -145,7 +156,7 @@ class Sentinel:
 
     def _sign(self) -> None:
         self._beat += 1
-        self._store.set(self._key(self.rank), f"{self._beat} {self.calls}")
+        self._store.set(self._key(self.rank), f"{self._beat} {self.calls} {self.moves}")
 
     def _run(self) -> None:
         others = [rank for rank in range(self.size) if rank != self.rank]
@@ -166,7 +177,7 @@ class Sentinel:
                     self._end("", words["code"], say=False)
                 continue  # its own: the main thread is on its way out
             signs = {rank: sign.decode() for rank, sign in zip(others, found, strict=True)}
-            signs[self.rank] = f"{self._beat} {self.calls}"
+            signs[self.rank] = f"{self._beat} {self.calls} {self.moves}"
             if verdict := watch.judge(signs, time.monotonic(), self.stall_seconds):
                 self._end(verdict, 1, say=self.tell(verdict, 1))
 

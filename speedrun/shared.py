@@ -39,6 +39,10 @@ class SharedEvaluator(Evaluator):
         received = self.world.exchange(own, max(lengths))
         return torch.cat([rows[:length] for rows, length in zip(received, lengths, strict=True)])
 
+    def _forward(self, rows: Tensor, flip: bool, shift: tuple[int, int]) -> list[Tensor]:
+        self.world.moves()
+        return super()._forward(rows, flip, shift)
+
     def skips(self, wanted: bool) -> bool:
         """The first rank's clock decides."""
         return self.world.decide(lambda: wanted)

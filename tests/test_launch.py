@@ -13,8 +13,12 @@ from processes import run
 from torch import nn
 
 from speedrun import data, screen
-from speedrun.run import FETCH_PATIENCE_SECONDS, run_all
+from speedrun.clock import Clock, Ledger
+from speedrun.distributed import World
+from speedrun.run import FETCH_PATIENCE_SECONDS, Launch, run_all
 from speedrun.session import Session
+from speedrun.signals import Signals
+from speedrun.snapshot import Snapshot
 from speedrun.transfer import Progress
 from speedrun.watchdog import REFUSAL_SECONDS, Watchdog
 
@@ -50,6 +54,61 @@ def test_W2_W5_a_transfer_is_outside_the_seconds_and_the_watchdog_knows(
     assert result.record["wall_seconds"] > 20  # more than the 5 s: without the transfer's 40 it would have been refused
     assert guard.deadlines[0] == pytest.approx(start - 20 + 5 + REFUSAL_SECONDS + 20 + FETCH_PATIENCE_SECONDS)
     assert guard.deadlines[-1] == pytest.approx(start - 20 + 5 + 40)
+
+
+class Kept:
+    """In the place of a launcher's store; the second rank comes when it has been asked for so often."""
+
+    def __init__(self, asked: int) -> None:
+        self.values: dict[str, str] = {}
+        self._left = asked
+
+    def set(self, key: str, value: str) -> None:
+        self.values[key] = value
+
+    def check(self, keys: list[str]) -> bool:
+        return all(key in self.values for key in keys)
+
+    def get(self, key: str) -> bytes:
+        return self.values[key].encode()
+
+    def add(self, key: str, number: int) -> int:
+        self._left -= 1
+        return 1 if self._left > 0 else 2
+
+
+def test_a_rank_that_waits_for_anothers_transfer_keeps_its_watchdog_away(tiny_data: Path, tmp_path: Path):
+    guard, world = Guard(), World(size=2)
+    world._store = cast(Any, Kept(3))
+    config = tiny(tiny_data, tmp_path / "out", seconds=20.0)
+    with screen.make("quiet") as quiet:
+        launch = Launch(config, quiet, Signals(), cast(Watchdog, guard), Clock(20.0), Ledger(0.0), peers=world)
+    world.await_all("data", launch._wait_for_transfer)
+    assert guard.deadlines == []  # nobody transfers anything
+    world._store = cast(Any, Kept(3))
+    world.post("data", "30.0")
+    world.await_all("data", launch._wait_for_transfer)
+    assert launch.clock.deadline is not None
+    assert set(guard.deadlines) == {launch.clock.deadline + 30 + FETCH_PATIENCE_SECONDS}
+
+
+def test_W5_W9_a_rank_that_is_started_anew_goes_on_by_what_the_first_one_found(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Its folder is on the first one's disk alone, and the transfer before is still nobody's."""
+    config = tiny(tiny_data, tmp_path / "out", seconds=60.0)
+    found = Snapshot(config, {}, {"clock": {"phases": {"start": 4.0, "train": 9.0}}})
+    decided = iter([str(tmp_path / "out"), "12.0", found])
+    monkeypatch.setattr(World, "decide", lambda self, make: next(decided))
+    world, clock = World(rank=1, size=2, restarts=1), Clock(60.0, start=time.monotonic() - 20)
+    with screen.make("quiet") as quiet:
+        launch = Launch(config, quiet, Signals(), None, clock, Ledger(clock.start), world=world, peers=world)
+    launch.take_up()
+    assert launch.resumed is found
+    assert clock.fetch_seconds == 12.0
+    phases = launch.ledger.snapshot()
+    assert phases["train"] == 9.0
+    assert phases["start"] == pytest.approx(20 - 9.0, abs=1.0)  # 4 s of the first life, and all since its checkpoint
 
 
 def test_W4_compiling_gets_a_share_of_the_time_and_a_line_says_that_it_was_not_enough(
