@@ -4,7 +4,7 @@
 
 Faults, after five steps: kill (at once), late-kill (once there is a checkpoint in the folder of --out), stall, nan (a
 batch of no numbers, and each takes this rank long), signal (SIGTERM, to this rank alone), memory (none is left); or
-before: early-kill (where the others calibrate), images (it has others).
+before: early-kill (while rank 0 calibrates by itself, in no collective), images (it has others).
 """
 
 import os
@@ -13,11 +13,13 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 from speedrun import __main__, data, session, stream
+from speedrun.clock import Clock
+from speedrun.trainee import Trainee
 from speedrun.training import Training
 
 STEPS = 5
@@ -63,6 +65,14 @@ def spoil_a_batch() -> None:
     stream.Stream._made = spoilt  # type: ignore[method-assign]
 
 
+def calibrate_alone(trainee: Trainee, clock: Clock) -> NoReturn:
+    """Rank 0 is busy when the launcher's signal comes, and then some."""
+    if os.environ["RANK"] == "1":
+        fail("kill")
+    time.sleep(600)
+    raise AssertionError("nobody has ended this process")
+
+
 def darker(found: data.Dataset) -> data.Dataset:
     return replace(found, train_images=found.train_images // 2)
 
@@ -70,15 +80,15 @@ def darker(found: data.Dataset) -> data.Dataset:
 def main() -> None:
     fault, out = sys.argv[1], [word.removeprefix("--out=") for word in sys.argv if word.startswith("--out=")]
     del sys.argv[1]
+    if fault == "early-kill":
+        session.calibrate = calibrate_alone
     if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         if fault == "nan":
             spoil_a_batch()
         elif fault == "images":
             load = data.load
             data.load = lambda *names, **options: darker(load(*names, **options))
-        elif fault == "early-kill":
-            session.calibrate = lambda *_: fail("kill")  # type: ignore[assignment,func-returns-value]
-        else:
+        elif fault != "early-kill":
             after_steps(fault, Path(out[0]))
     __main__.main()
 
