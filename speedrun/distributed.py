@@ -151,7 +151,7 @@ class World:
         for rank, lines in enumerate(self.gather(list(own))):
             for line in lines:
                 ranks.setdefault(line, []).append(rank)
-        return [line if of[0] == 0 else f"rank {', '.join(map(str, of))}: {line}" for line, of in ranks.items()]
+        return [line if of[0] == 0 else f"{_named(of)}: {line}" for line, of in ranks.items()]
 
     def meet(self) -> None:
         """Wait for all."""
@@ -298,6 +298,10 @@ class World:
         """Tell the sentinel that this rank goes on where it asks for no collective in a long time."""
         if self.sentinel is not None:
             self.sentinel.moves += 1
+
+
+def _named(ranks: Sequence[int]) -> str:
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
 
 
 def read(variables: Mapping[str, str]) -> World:
