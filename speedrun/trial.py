@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from speedrun import metrics, schema
 from speedrun.config import Config
 from speedrun.errors import BudgetError, DivergedError, SpeedrunError
-from speedrun.run import Result
+from speedrun.launch import Result
 from speedrun.summary import percent
 
 if TYPE_CHECKING:

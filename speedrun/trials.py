@@ -21,8 +21,8 @@ from speedrun.clock import Clock, Ledger
 from speedrun.config import Config
 from speedrun.dealing import deal
 from speedrun.errors import BudgetError, SpeedrunError, UsageError
+from speedrun.launch import Launch
 from speedrun.outcome import Outcome
-from speedrun.run import Launch
 from speedrun.signals import Interrupted, Signals
 from speedrun.trial import Trial, attempt
 from speedrun.trialscreen import TrialScreen

@@ -58,7 +58,9 @@ def test_W7_a_jump_of_the_wall_clock_changes_nothing(monkeypatch: pytest.MonkeyP
     assert abs(process_start() - process_start()) < 0.02
 
 
-@pytest.mark.parametrize("name", ["clock", "pacer", "watchdog", "calibrate", "session", "loop", "trainee", "run"])
+@pytest.mark.parametrize(
+    "name", ["clock", "pacer", "watchdog", "calibrate", "session", "loop", "trainee", "launch", "run"]
+)
 def test_W7_no_module_of_the_budget_reads_the_wall_clock(name: str):
     tree = ast.parse((ROOT / "speedrun" / f"{name}.py").read_text(encoding="utf-8"))
     read = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}

@@ -15,7 +15,8 @@ from torch import nn
 from speedrun import data, screen
 from speedrun.clock import Clock, Ledger
 from speedrun.distributed import World
-from speedrun.run import FETCH_PATIENCE_SECONDS, Launch, run_all
+from speedrun.launch import FETCH_PATIENCE_SECONDS, Launch
+from speedrun.run import run_all
 from speedrun.session import Session
 from speedrun.signals import Signals
 from speedrun.snapshot import Snapshot

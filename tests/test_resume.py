@@ -21,8 +21,8 @@ from speedrun.clock import Clock
 from speedrun.config import Config
 from speedrun.errors import SpeedrunError, UsageError
 from speedrun.folder import CHECKPOINTS, NEWEST, PREVIOUS
+from speedrun.launch import Result
 from speedrun.metrics import MetricsWriter
-from speedrun.run import Result
 from speedrun.snapshot import SHARE, SHORTEST, Interval
 
 RICH = {

@@ -21,8 +21,8 @@ import speedrun
 from speedrun import checkpoint, config, record
 from speedrun.clock import PHASES
 from speedrun.errors import DataError, SpeedrunError, UsageError
+from speedrun.launch import Result
 from speedrun.metrics import MetricsWriter
-from speedrun.run import Result
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
