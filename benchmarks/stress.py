@@ -102,12 +102,14 @@ def deadline_run(data: Path, out: Path, seconds: float, fault: str) -> Ended:
     stopped = process.returncode == -signal.SIGKILL  # by its watchdog, where there was too little of the processor
     problems = _left(out, killed=stopped) + _said(stderr)
     refused = process.returncode == 2 and not out.exists()
-    expected = ("timeout", "complete", None) if stopped else ("complete",)
+    # Beside a job that takes the cores there may be no time left to score; the weights are saved then, and it is told.
+    unscored = fault == "competitor" and process.returncode == 1 and (out / "model.pt").exists()
+    expected = ("timeout", "complete", None) if stopped else ("timeout",) if unscored else ("complete",)
     if _status(out) not in expected and not refused:
         problems.append(f"ended as {_status(out)}: {stderr.strip()}")
     if fault == "hang" and not (stopped or refused):
         problems.append("it did not hang")
-    scant = refused or (stopped and fault != "hang")
+    scant = refused or unscored or (stopped and fault != "hang")
     what = f"{seconds:g} s with fault {fault}"
     return Ended(what, process.returncode, end - began, tuple(problems), end - began > seconds, scant)
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,6 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from speedrun.lines import append_lines
+
+# After which a limit that has passed is told anew.
+AGAIN_SECONDS = 0.5
 
 
 class CompileTimeout(BaseException):
@@ -103,10 +107,17 @@ def _time_limit(seconds: float) -> Iterator[None]:
     def expire(number: int, frame: FrameType | None) -> None:
         raise CompileTimeout
 
-    previous = signal.signal(signal.SIGALRM, expire)
-    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.01))
+    def lost(unraisable: "sys.UnraisableHookArgs") -> None:
+        if not isinstance(unraisable.exc_value, CompileTimeout):
+            told(unraisable)
+
+    previous, told = signal.signal(signal.SIGALRM, expire), sys.unraisablehook
+    sys.unraisablehook = lost
+    # What is raised in the callback of a weak reference, of which compilers have many, is lost: so again and again.
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.01), AGAIN_SECONDS)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
+        sys.unraisablehook = told

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,31 @@ def test_W4_what_takes_too_long_to_compile_runs_eagerly(net: nn.Module, monkeypa
     assert time.monotonic() - began < 5
     assert (forward, warm) == (net, None)
     assert said == "compilation did not end within 0 s: going on in eager mode"
+
+
+def test_W4_a_limit_that_a_callback_has_swallowed_is_told_again(
+    net: nn.Module, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    end = time.monotonic() + 20
+
+    def wait(_: object) -> None:
+        while time.monotonic() < end:
+            pass
+
+    def forward(x: Tensor) -> Tensor:
+        thing: set[int] = set()
+        reference = weakref.ref(thing, wait)
+        del thing  # the callback waits here, and what is raised in it goes no further
+        assert reference() is None
+        wait(None)
+        raise AssertionError("nobody has ended it")
+
+    imitate(monkeypatch, forward)
+    found, _, problem = compile_net(net, "default", warm_up, 0.1)
+    assert found is net
+    assert problem.startswith("compilation did not end within")
+    assert time.monotonic() < end
+    assert capsys.readouterr().err == ""
 
 
 def test_W4_no_time_at_all_is_no_error(net: nn.Module, monkeypatch: pytest.MonkeyPatch):
