@@ -57,7 +57,8 @@ def test_what_only_costs_something_is_a_lack(
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("SPEEDRUN_CACHE", str(tmp_path / "file" / "cache"))
     monkeypatch.setenv("PATH", "")
-    monkeypatch.delenv("SPEEDRUN_DATA", raising=False)
+    for name in ("SPEEDRUN_DATA", "CC", "CXX"):
+        monkeypatch.delenv(name, raising=False)
     code, found = consult(capsys, "--dataset=cifar10", "--device=cpu")
     assert code == 0
     assert {name for name, (mark, _) in found.items() if mark == "lack"} >= {"device", "compiler", "cache", "data"}

@@ -66,12 +66,13 @@ class PlainMuon:
 @pytest.mark.parametrize("method", ["torch", pytest.param("fused", marks=NEEDS_TRITON)])
 def test_muon_steps_like_the_plain_reference(method: str):
     shapes = [(8, 4, 3, 3), (8, 4, 3, 3), (16, 8, 3, 3), (6, 10)]
-    parameters = [nn.Parameter(random(*shape, seed=i)) for i, shape in enumerate(shapes)]
+    here = "cuda" if method == "fused" and torch.cuda.is_available() else "cpu"
+    parameters = [nn.Parameter(random(*shape, seed=i).to(here)) for i, shape in enumerate(shapes)]
     plain = PlainMuon([p.detach().double() for p in parameters], lr=0.1, momentum=0.6, steps=3)
     fast = Muon(parameters, lr=0.1, momentum=0.6, newton_schulz_steps=3, dtype=None)
     fast.method = method
     for step in range(6):
-        gradients = [random(*shape, seed=100 + 10 * step + i) for i, shape in enumerate(shapes)]
+        gradients = [random(*shape, seed=100 + 10 * step + i).to(here) for i, shape in enumerate(shapes)]
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient.clone()
         if step == 3:  # the schedule moves the rate

@@ -10,6 +10,7 @@ from collections.abc import Collection
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels.conv_pool import conv_pool_norm
@@ -54,6 +55,15 @@ def _in_kernels(part: "Group | SpeedNet") -> Collection[str]:
     return part.fused if part.training and not torch.compiler.is_compiling() else ()
 
 
+def _global_max(x: Tensor) -> Tensor:
+    """The largest value of each map: (N, C, S, S) -> (N, C)."""
+    if torch.compiler.is_compiling():
+        # Compiled code computes the map anew for the backward pass, unrounded: amax, which looks there for the value
+        # that it gave, finds it nowhere and divides by none. Pooling remembers the place.
+        return F.max_pool2d(x, list(x.shape[2:])).flatten(1)
+    return x.amax(dim=(2, 3))
+
+
 class SpeedNet(nn.Module):
     """Images (N, 3, S, S) in the compute dtype -> logits (N, classes) in the same dtype.
 
@@ -96,7 +106,7 @@ class SpeedNet(nn.Module):
             x = self.activation(self.whiten(x))
         for group in self.groups:
             x = group(x)
-        x = x.amax(dim=(2, 3))
+        x = _global_max(x)
         return self.head(x) / x.shape[1]
 
 
