@@ -152,7 +152,8 @@ class _Counting(TorchDispatchMode):
         made = [tensor for tensor in _tensors(out) if tensor.untyped_storage().data_ptr() not in storages]
         if made or func._schema.is_mutable:  # else a view, which moves nothing
             moved = sum(tensor.numel() * tensor.element_size() for tensor in (*given, *made))
-            kind = self.region or kind_of([str(packet)])
+            node = torch._C._current_autograd_node()  # the caller, in a backward pass
+            kind = self.region or kind_of([str(packet), *([node.name()] if node else [])])
             self.found.setdefault(kind, []).append(Work(flops, moved))
         return out
 

@@ -17,8 +17,12 @@ PATTERNS = {
     "head and loss": r"\b(linear|mm|addmm|bmm)\b|softmax|nll_loss|cross_entropy|MmBackward|Softmax|NllLoss",
     "fused by the compiler": r"triton_|CompiledFxGraph|CompiledFunction",
 }
-# Regions that the profiler marks: all that happens inside is theirs.
-_REGIONS = {AUGMENTATION: r"^augmentation$", OPTIMISER: r"^Optimizer\.(step|zero_grad)#"}
+# Regions, those that the profiler marks and those of functions that compute by other operations: all inside is theirs.
+_REGIONS = {
+    AUGMENTATION: r"^augmentation$",
+    OPTIMISER: r"^Optimizer\.(step|zero_grad)#",
+    "convolutions, backward": r"^_ConvAmxBackward$",
+}
 KINDS = (*PATTERNS, AUGMENTATION, OPTIMISER, OTHER)
 
 

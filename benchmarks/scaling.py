@@ -133,8 +133,8 @@ CANDIDATES = (
     candidate((32, 64, 128), (20, 24, 28), 250, 0.24, (0.6, 1.5, 3.0)),
     candidate((32, 128, 128), (24, 28, 32), 500, 0.2, (0.7, 1.5, 3.0, 6.0)),
     candidate((64, 128, 256), (24, 28, 32), 500, 0.2, (1.5, 4.0, 6.0)),
-    candidate((64, 256, 256), (24, 28, 32), 1000, 0.24, (1.0, 3.0, 8.0)),
-    candidate((96, 384, 384), (24, 28, 32), 1000, 0.24, (2.0, 4.0, 8.0)),
+    candidate((64, 256, 256), (24, 28, 32), 1000, 0.24, (1.0, 3.0, 5.0, 8.0, 15.0)),
+    candidate((64, 256, 256), (24, 28, 32), 1000, 0.24, (1.0, 3.0, 5.88, 11.24), depth=3),
 )
 
 # Nets for budgets that no CPU reaches, so that a GPU has something to choose: guesses after what similar nets reached
@@ -184,14 +184,16 @@ def fit() -> dict[str, Any]:
     runs = recorded()
     measured = [[run for run in runs if candidate.matches(run)] for candidate in CANDIDATES]
     hardness = fold_hardness(measured)
-    rungs = [_rung(candidate, runs, hardness) for candidate, runs in zip(CANDIDATES, measured, strict=True)]
+    rungs: list[dict[str, Any]] = []
+    for candidate, of_it in zip(CANDIDATES, measured, strict=True):
+        rungs.append(_rung(candidate, of_it, hardness, untimed=rungs[-1]["speed"] if rungs else 1.0))
     for candidate, accuracy in PUBLISHED:
         epochs = candidate.epochs[0]
         point = {"epochs": epochs, "flops": epochs * 50_000 * candidate.training_flops(), "accuracy": accuracy}
         rungs.append(
             {
                 **_described(candidate),
-                "speed": rungs[-1]["speed"],  # about as fast as the widest that was measured
+                "speed": rungs[-1]["speed"],  # about as fast as the largest that was measured
                 "measured": False,
                 "source": "a guess after published results of similar nets",
                 "points": [point],
@@ -230,7 +232,10 @@ def _described(candidate: Candidate) -> dict[str, Any]:
     return {"dials": candidate.dials, "forward_flops": candidate.flops(candidate.dials["resolutions"][-1])}
 
 
-def _rung(candidate: Candidate, runs: Sequence[dict[str, Any]], hardness: Mapping[int, float]) -> dict[str, Any]:
+def _rung(
+    candidate: Candidate, runs: Sequence[dict[str, Any]], hardness: Mapping[int, float], untimed: float
+) -> dict[str, Any]:
+    """A net's entry of the table. untimed: its speed where no CPU has timed it, that of the net before it."""
     if not runs:
         raise SpeedrunError(f"{candidate.name} has not been measured: python -m benchmarks.scaling --measure")
     image_flops, batch_size = candidate.training_flops(), candidate.dials["batch_size"]
@@ -246,11 +251,11 @@ def _rung(candidate: Candidate, runs: Sequence[dict[str, Any]], hardness: Mappin
         }
         for steps, same in sorted(by_steps.items())
     ]
-    # Where no CPU has timed it, as fast as the probe.
-    speeds = [run["images_per_second"] * image_flops / run["flops_per_second"] for run in runs if _timed(run)] or [1.0]
+    timed = [run for run in runs if "flops_per_second" in run and run["device"]["kind"] == "cpu"]
+    speeds = [run["images_per_second"] * image_flops / run["flops_per_second"] for run in timed]
     return {
         **_described(candidate),
-        "speed": round(statistics.median(speeds), 3),
+        "speed": round(statistics.median(speeds), 3) if speeds else untimed,
         "measured": True,
         "source": f"measured on the split on {', '.join(sorted({run['device']['name'] for run in runs}))}",
         "points": points,
@@ -260,10 +265,6 @@ def _rung(candidate: Candidate, runs: Sequence[dict[str, Any]], hardness: Mappin
 def _log_error(run: dict[str, Any], hardness: Mapping[int, float]) -> float:
     """As on a tenth of mean hardness."""
     return math.log(1 - run["accuracy"]) - hardness[_fold(run)]
-
-
-def _timed(run: dict[str, Any]) -> bool:
-    return "flops_per_second" in run and run["device"]["kind"] == "cpu"
 
 
 def main() -> int:

@@ -31,9 +31,12 @@ class Costs:
 def calibrate(trainee: Trainee, clock: Clock) -> Costs:
     """Time a step of each work and an evaluation, each after one to warm up; the net is reset then.
 
-    Without a deadline nothing is timed: the costs are the resolutions' areas.
+    Without a deadline nothing is timed: the costs are the resolutions' areas. A GPU's first evaluation, which compiles,
+    is all the same made here: what it compiles belongs to no run's comparable clock.
     """
     if clock.deadline is None:
+        if trainee.machine.choice.device.type == "cuda":
+            _rehearse(trainee, clock, trainee.machine.train_images[: trainee.machine.scored_count])
         return Costs({stage.work: float(stage.work.size**2) for stage in trainee.stages}, 0.0)
     step = _time_steps(trainee, clock)
     (view,) = trainee.world.most(_time_view(trainee, clock, step[trainee.stages[-1].work]))

@@ -139,7 +139,8 @@ def choose(config: Config, situation: Situation, seconds: float | None, *, rungs
     epochs = expected = None
     flops = math.inf
     if seconds is None:
-        rung, tta, mode = ([rung for rung in candidates if rung.measured] or candidates)[-1], "full", "off"
+        known = [rung for rung in candidates if rung.measured] or candidates
+        rung, tta, mode = max(known, key=lambda rung: rung.dials["model.widths"]), "full", "off"
         reason = f"no deadline: the widest net; {rung.source}"
     else:
         offer = _best_offer(config, candidates, situation, seconds)
@@ -236,7 +237,8 @@ def _best_offer(config: Config, rungs: Iterable[Rung], situation: Situation, sec
     modes = compilation.modes(situation.device, config, situation.devices)
     views = ["full", "none"] if config.tta == "auto" else [config.tta]
     offers = (_offer(config, rung, tta, mode, situation, seconds) for mode in modes for rung in rungs for tta in views)
-    return max(offers, key=lambda offer: offer.expected)
+    # Past the end of a net's curve all promise the same: then the most training.
+    return max(offers, key=lambda offer: (offer.expected, offer.flops))
 
 
 def _offer(config: Config, rung: Rung, tta: str, mode: str, situation: Situation, seconds: float) -> _Offer:

@@ -57,16 +57,16 @@ def test_the_hardness_of_a_tenth_is_found_from_what_was_measured_on_several():
 def test_a_point_measured_on_a_hard_tenth_alone_is_corrected():
     runs = [run(1 - 0.3 * math.exp(h), fold=fold) for fold, h in enumerate((0.1, -0.1))]
     runs.append(run(1 - 0.2 * math.exp(0.1), steps=200, fold=0))
-    found = scaling._rung(NET, runs, scaling.fold_hardness([runs]))
+    found = scaling._rung(NET, runs, scaling.fold_hardness([runs]), untimed=1.0)
     assert [point["accuracy"] for point in found["points"]] == pytest.approx([0.7, 0.8])
     assert [point["seeds"] for point in found["points"]] == [2, 1]
     assert found["speed"] == 2.0
 
 
-def test_a_net_that_only_gpus_have_measured_is_taken_for_as_fast_as_the_probe():
+def test_a_net_that_only_gpus_have_measured_is_taken_for_as_fast_as_the_one_before_it():
     runs = [{**run(0.8), "device": {"name": name, "kind": "cuda"}} for name in ("Slate", "Abacus", "Slate")]
-    found = scaling._rung(NET, runs, scaling.fold_hardness([runs]))
-    assert (found["speed"], found["source"]) == (1.0, "measured on the split on Abacus, Slate")
+    found = scaling._rung(NET, runs, scaling.fold_hardness([runs]), untimed=1.3)
+    assert (found["speed"], found["source"]) == (1.3, "measured on the split on Abacus, Slate")
 
 
 @pytest.fixture

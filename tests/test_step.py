@@ -186,6 +186,7 @@ def test_a_floor_is_bound_by_the_slower_of_multiplying_and_moving():
         (["_ConvPoolNormBackward"], "convolutions, backward"),
         (["_ConvFp8"], "convolutions, forward"),
         (["aten::empty", "_ConvFp8Backward"], "convolutions, backward"),
+        (["aten::mm", "_ConvAmxBackward"], "convolutions, backward"),
         (["aten::comm"], OTHER),
         ([], OTHER),
     ],

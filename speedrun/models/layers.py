@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels.activation import ACTIVATIONS
+from kernels.conv_amx import conv_amx, pays
 from kernels.conv_fp8 import conv_fp8
 from kernels.pool_norm import pool_norm
 
@@ -54,8 +55,12 @@ class Conv(Conv2d):
             nn.init.dirac_(self.weight[: self.in_channels])
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.fp8 and self.training and not torch.compiler.is_compiling():
+        if not self.training or torch.compiler.is_compiling():
+            return super().forward(x)
+        if self.fp8:
             return conv_fp8(x, self.weight)
+        if pays(x, self.weight):
+            return conv_amx(x, self.weight.to(x.dtype))
         return super().forward(x)
 
 
