@@ -34,6 +34,8 @@ LEAST_MARGIN = 1.1
 _MATTERS = ("model.", "augment.", "optim.", "select.", "normalise", "validation.patience")
 # Seconds in which any net learns all that it can.
 _FOREVER = 1e9
+# Operations of training, more than a CPU makes in half an hour: a net that takes them is no choice for some steps.
+_LARGE = 2e15
 
 
 @dataclass(frozen=True)
@@ -139,9 +141,9 @@ def choose(config: Config, situation: Situation, seconds: float | None, *, rungs
     epochs = expected = None
     flops = math.inf
     if seconds is None:
-        known = [rung for rung in candidates if rung.measured] or candidates
+        known = [rung for rung in candidates if rung.measured and rung.points[-1].flops < _LARGE] or candidates
         rung, tta, mode = max(known, key=lambda rung: rung.dials["model.widths"]), "full", "off"
-        reason = f"no deadline: the widest net; {rung.source}"
+        reason = f"no deadline: the widest net for CPUs; {rung.source}"
     else:
         offer = _best_offer(config, candidates, situation, seconds)
         rung, tta, mode, flops = offer.rung, offer.tta, offer.compile, offer.flops

@@ -69,6 +69,21 @@ def test_a_net_that_only_gpus_have_measured_is_taken_for_as_fast_as_the_one_befo
     assert (found["speed"], found["source"]) == (1.3, "measured on the split on Abacus, Slate")
 
 
+def test_a_guess_stands_until_the_net_has_been_measured(monkeypatch: pytest.MonkeyPatch):
+    (large, epochs, accuracy), *_ = scaling.PUBLISHED
+    monkeypatch.setattr(scaling, "CANDIDATES", (NET,))
+    monkeypatch.setattr(scaling, "PUBLISHED", scaling.PUBLISHED[:1])
+    monkeypatch.setattr(scaling, "recorded", lambda: [run(0.8)])
+    small, guess = scaling.fit()["rungs"]
+    assert (small["measured"], guess["measured"]) == (True, False)
+    assert [(point["epochs"], point["accuracy"]) for point in guess["points"]] == [(epochs, accuracy)]
+    settings = {name: scaling._text(value) for name, value in large.dials.items()}
+    monkeypatch.setattr(scaling, "recorded", lambda: [run(0.8), run(0.95, steps=688, **settings)])
+    _, found = scaling.fit()["rungs"]
+    assert found["measured"]
+    assert [point["accuracy"] for point in found["points"]] == [0.95]
+
+
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
     """The words of the runs that a command would have made; each is recorded, and scores the more the longer it is."""
