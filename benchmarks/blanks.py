@@ -115,8 +115,8 @@ def _contest(percent: int, wanted: int | None, peers: Sequence[Path]) -> Job:
     ours, *others = (_runs(each, percent / 100) for each in contenders)
     names = ", ".join(script.name for script in scripts) or "no peer"
     cell = f"time to {percent} %, n {wanted or PILOT}, beside {names}"
-    # airbench's script alone compiles for more than 110 s where no cache is.
-    return Job(cell, tuple(words), 240, ours, wanted, most=3600 if wanted else 420, also=tuple(others))
+    pilot = 420 if beside else 300  # airbench's script alone compiles for more than 110 s where no cache is
+    return Job(cell, tuple(words), 240, ours, wanted, most=3600 if wanted else pilot, also=tuple(others))
 
 
 def _runs(contender: Contender, target: float) -> Callable[[Record], int]:

@@ -14,7 +14,7 @@ import json
 import math
 import statistics
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,7 +52,8 @@ ABOUT = (
     "trained for `epochs` on 45,000 training images: its training operations (three forward passes an image) and its "
     "accuracy on the other 5,000 with six views, mean over seeds, each of which holds out another tenth; by how much a "
     "tenth is harder or easier than their mean is taken out of it. speed: operations a second as a share of the "
-    "probe's, median over the runs on CPUs. forward_flops: operations to evaluate an image at the last resolution. "
+    "probe's, median over the runs on the CPU that made most of all. forward_flops: operations to evaluate an image at "
+    "the last resolution. "
     "`measured: false` marks nets for budgets that no CPU reaches, whose one point is a guess after published test "
     "accuracies of similar nets."
 )
@@ -187,14 +188,17 @@ def fit() -> dict[str, Any]:
     candidates = [*CANDIDATES, *(large for large, *_ in PUBLISHED)]
     measured = [[run for run in runs if candidate.matches(run)] for candidate in candidates]
     hardness = fold_hardness(measured)
+    processor = _processor([run for of_it in measured for run in of_it])
     guesses = {large.name: (epochs, accuracy) for large, epochs, accuracy in PUBLISHED}
     rungs: list[dict[str, Any]] = []
     for candidate, of_it in zip(candidates, measured, strict=True):
-        untimed = rungs[-1]["speed"] if rungs else 1.0
+        # One processor's, for they differ in more than their probe; a net that it has not timed is as fast as the last.
+        timed = [run for run in of_it if run["device"]["name"] == processor and "flops_per_second" in run]
+        speed = _speed(candidate, timed) if timed else rungs[-1]["speed"] if rungs else 1.0
         if candidate.name in guesses and not of_it:
-            rungs.append(_guessed(candidate, *guesses[candidate.name], untimed))
+            rungs.append(_guessed(candidate, *guesses[candidate.name], speed))
         else:
-            rungs.append(_rung(candidate, of_it, hardness, untimed))
+            rungs.append(_rung(candidate, of_it, hardness, speed))
     return {"about": ABOUT, "rungs": rungs}
 
 
@@ -228,12 +232,24 @@ def _described(candidate: Candidate) -> dict[str, Any]:
     return {"dials": candidate.dials, "forward_flops": candidate.flops(candidate.dials["resolutions"][-1])}
 
 
-def _guessed(candidate: Candidate, epochs: float, accuracy: float, untimed: float) -> dict[str, Any]:
-    """The entry of a net that nobody has measured. untimed: as `_rung`."""
+def _processor(runs: Sequence[dict[str, Any]]) -> str | None:
+    """The name of the CPU that made most of these runs; None where all are a GPU's."""
+    made = Counter(run["device"]["name"] for run in runs if run["device"]["kind"] == "cpu")
+    return made.most_common(1)[0][0] if made else None
+
+
+def _speed(candidate: Candidate, runs: Sequence[dict[str, Any]]) -> float:
+    """A net's operations a second as a share of the probe's, the median over `runs`."""
+    flops = candidate.training_flops()
+    return round(statistics.median(run["images_per_second"] * flops / run["flops_per_second"] for run in runs), 3)
+
+
+def _guessed(candidate: Candidate, epochs: float, accuracy: float, speed: float) -> dict[str, Any]:
+    """The entry of a net that nobody has measured."""
     flops = epochs * 50_000 * candidate.training_flops()
     return {
         **_described(candidate),
-        "speed": untimed,
+        "speed": speed,
         "measured": False,
         "source": "a guess after published results of similar nets",
         "points": [{"epochs": epochs, "flops": flops, "accuracy": accuracy}],
@@ -241,9 +257,9 @@ def _guessed(candidate: Candidate, epochs: float, accuracy: float, untimed: floa
 
 
 def _rung(
-    candidate: Candidate, runs: Sequence[dict[str, Any]], hardness: Mapping[int, float], untimed: float
+    candidate: Candidate, runs: Sequence[dict[str, Any]], hardness: Mapping[int, float], speed: float
 ) -> dict[str, Any]:
-    """A net's entry of the table. untimed: its speed where no CPU has timed it, that of the net before it."""
+    """The entry of a net from its runs. Raises SpeedrunError where there are none."""
     if not runs:
         raise SpeedrunError(f"{candidate.name} has not been measured: python -m benchmarks.scaling --measure")
     image_flops, batch_size = candidate.training_flops(), candidate.dials["batch_size"]
@@ -259,11 +275,9 @@ def _rung(
         }
         for steps, same in sorted(by_steps.items())
     ]
-    timed = [run for run in runs if "flops_per_second" in run and run["device"]["kind"] == "cpu"]
-    speeds = [run["images_per_second"] * image_flops / run["flops_per_second"] for run in timed]
     return {
         **_described(candidate),
-        "speed": round(statistics.median(speeds), 3) if speeds else untimed,
+        "speed": speed,
         "measured": True,
         "source": f"measured on the split on {', '.join(sorted({run['device']['name'] for run in runs}))}",
         "points": points,

@@ -200,7 +200,7 @@ def test_a_dry_run_lists_the_jobs_and_their_reasons_anywhere(tmp_path: Path, mon
     assert command(monkeypatch, "--dry-run", "--minutes", "15", "--peer", __file__) == 0
     shown = capsys.readouterr().out.splitlines()
     assert shown[0] == "on a GPU, were there one; records of all GPUs count"
-    assert shown[1] == "time to 94 %, n 10, beside test_gpu: runs, 300 s (blank)"
+    assert shown[1] == "time to 94 %, n 10, beside test_gpu: runs, 420 s (blank)"
     assert shown[2].startswith("    python -m benchmarks.records --target=0.94 --runs=10 --compile=default --peer ")
     assert not list(tmp_path.iterdir())
 

@@ -57,16 +57,27 @@ def test_the_hardness_of_a_tenth_is_found_from_what_was_measured_on_several():
 def test_a_point_measured_on_a_hard_tenth_alone_is_corrected():
     runs = [run(1 - 0.3 * math.exp(h), fold=fold) for fold, h in enumerate((0.1, -0.1))]
     runs.append(run(1 - 0.2 * math.exp(0.1), steps=200, fold=0))
-    found = scaling._rung(NET, runs, scaling.fold_hardness([runs]), untimed=1.0)
+    found = scaling._rung(NET, runs, scaling.fold_hardness([runs]), speed=2.0)
     assert [point["accuracy"] for point in found["points"]] == pytest.approx([0.7, 0.8])
     assert [point["seeds"] for point in found["points"]] == [2, 1]
     assert found["speed"] == 2.0
 
 
-def test_a_net_that_only_gpus_have_measured_is_taken_for_as_fast_as_the_one_before_it():
-    runs = [{**run(0.8), "device": {"name": name, "kind": "cuda"}} for name in ("Slate", "Abacus", "Slate")]
-    found = scaling._rung(NET, runs, scaling.fold_hardness([runs]), untimed=1.3)
-    assert (found["speed"], found["source"]) == (1.3, "measured on the split on Abacus, Slate")
+def test_speeds_are_those_of_one_processor(monkeypatch: pytest.MonkeyPatch):
+    def on(name: str, kind: str, images_per_second: float, steps: int, **dials: Any) -> dict[str, Any]:
+        made = run(0.8, steps=steps, **{field: scaling._text(value) for field, value in dials.items()})
+        return {**made, "device": {"name": name, "kind": kind}, "images_per_second": images_per_second}
+
+    second = scaling.CANDIDATES[1]
+    runs = [on("Abacus", "cpu", speed, 100) for speed in (1000, 1200, 1100)] + [on("Slate", "cpu", 9000, 100)]
+    runs += [on("Slate", "cpu", 9000, 100, **second.dials), on("Board", "cuda", 1e6, 100, **second.dials)]
+    monkeypatch.setattr(scaling, "CANDIDATES", (NET, second))
+    monkeypatch.setattr(scaling, "PUBLISHED", ())
+    monkeypatch.setattr(scaling, "recorded", lambda: runs)
+    timed, untimed = scaling.fit()["rungs"]
+    assert timed["speed"] == 2.2  # Abacus made most
+    assert untimed["speed"] == 2.2  # as fast as the net before it
+    assert untimed["source"] == "measured on the split on Board, Slate"
 
 
 def test_a_guess_stands_until_the_net_has_been_measured(monkeypatch: pytest.MonkeyPatch):
