@@ -41,7 +41,7 @@ PILOT, PROOF = 10, {94: 200, 95: 20, 96: 20}
 class Job:
     """A command that fills a cell.
 
-    seconds: what it is thought to take, compilation included; nobody has timed it on a GPU yet. counts: how many
+    seconds: what it is thought to take, compilation included; most has not been timed on a GPU yet. counts: how many
     runs a record of the device has for the cell; also: the same of whatever must be there as often. wanted: runs of
     this code that the cell needs; None where any run of any code will do. most: seconds that it can use, of a command
     that is told its minutes; it then needs `seconds` at least. numbered: whether each command makes one more run, from
@@ -115,7 +115,7 @@ def _contest(percent: int, wanted: int | None, peers: Sequence[Path]) -> Job:
     ours, *others = (_runs(each, percent / 100) for each in contenders)
     names = ", ".join(script.name for script in scripts) or "no peer"
     cell = f"time to {percent} %, n {wanted or PILOT}, beside {names}"
-    pilot = 420 if beside else 300  # airbench's script alone compiles for more than 110 s where no cache is
+    pilot = 420 if beside else 300  # airbench's script compiles for more than 85 s where no cache is
     return Job(cell, tuple(words), 240, ours, wanted, most=3600 if wanted else pilot, also=tuple(others))
 
 
@@ -149,10 +149,10 @@ def _accuracy(seconds: int, wanted: int | None = None) -> Job:
 
 
 def _scaling(large: scaling.Candidate, seconds: float) -> Job:
-    """What the planner guesses of a net until it has been measured on the split."""
+    """What the planner guesses of a net until it has been measured on the split, at the last its greatest length."""
 
     def counts(record: Record) -> int:
-        return int(large.matches(record))
+        return int(large.matches(record) and record["steps"] == large.steps(large.epochs[-1]))
 
     words = ("benchmarks.scaling", "--measure", f"--only={large.name}")
     return Job(f"{large.name} on the split", words, seconds, counts)

@@ -9,11 +9,12 @@ thought to take from then on. `--dry-run` lists all of it, on any machine, and r
 peers/, or those that are named; each takes part in the time to the percent in its name, airbench95 at 95 %, others at
 94 %.
 
-Afterwards: python -m benchmarks.readme && python -m benchmarks.check
+Afterwards: python -m benchmarks.scaling --fit && python -m benchmarks.readme && python -m benchmarks.check
 """
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 import time
@@ -93,7 +94,7 @@ class Lease:
     def run(self, step: Step, left: float) -> None:
         """Run a job to its end or to that of its time, and record how long it took."""
         job, words, before = step.job, self.words(step), step.job.have(self.records, self.code)
-        print(f"\n{job.cell} ({step.reason}): python {' '.join(words)}", flush=True)
+        print(f"\n{job.cell} ({step.reason}): python {shlex.join(words)}", flush=True)
         # Twice what was thought is too much: what comes after it has a right to the lease too.
         limit = step.seconds if job.most is not None else 2 * step.seconds
         start = time.monotonic()
@@ -103,7 +104,8 @@ class Lease:
         print(f"{job.cell}: {'ended' if code == 0 else f'failed with {code}'} after {took:.0f} s", flush=True)
         if code == 0:
             line = record.envelope("suite", self.about, age_seconds=took)
-            names = [Path(word).name for word in words]  # where scripts lie on this machine is nobody's business
+            # Where scripts lie on this machine is nobody's business.
+            names = [word if word.startswith("-") else Path(word).name for word in words]
             results.add({**line, "part": PART + job.cell, "quick": False, "command": names, "wall_seconds": took})
         self.look()
         if code or job.have(self.records, self.code) == before:  # again would be no better
@@ -116,7 +118,7 @@ class Lease:
             verdict = f"runs, {step.seconds:.0f} s" if step.seconds else "passed by"
             lines.append(f"{step.job.cell}: {verdict} ({step.reason})")
             if step.seconds:
-                lines.append(f"    python {' '.join(self.words(step))}")
+                lines.append(f"    python {shlex.join(self.words(step))}")
         return "\n".join(lines)
 
 
@@ -163,7 +165,7 @@ def main() -> int:
         print("this is no checkout: the README's tables leave its runs out", file=sys.stderr)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that children end with us
     hold(lease, deadline)
-    print("\npython -m benchmarks.readme && python -m benchmarks.check")
+    print("\npython -m benchmarks.scaling --fit && python -m benchmarks.readme && python -m benchmarks.check")
     return 0
 
 

@@ -50,10 +50,10 @@ SCORED = {"tta": "full", "uncertain_share": 1.0}  # how the images held out are:
 ABOUT = (
     "Made by `python -m benchmarks.scaling --fit` from the committed records; not edited by hand. A point is a net "
     "trained for `epochs` on 45,000 training images: its training operations (three forward passes an image) and its "
-    "accuracy on the other 5,000 with six views, mean over seeds, each of which holds out another tenth; by how much a "
-    "tenth is harder or easier than their mean is taken out of it. speed: operations a second as a share of the "
-    "probe's, median over the runs on the CPU that made most of all. forward_flops: operations to evaluate an image at "
-    "the last resolution. "
+    "accuracy on the other 5,000 with six views, mean over runs, each of which holds out one of ten tenths; by how "
+    "much a tenth is harder or easier than their mean is taken out of it. speed: operations a second as a share of the "
+    "probe's, median over its runs on the one CPU that made the most runs. forward_flops: operations to evaluate an "
+    "image at the last resolution. "
     "`measured: false` marks nets for budgets that no CPU reaches, whose one point is a guess after published test "
     "accuracies of similar nets."
 )
@@ -71,11 +71,14 @@ class Candidate:
         widths = "/".join(map(str, self.dials["model.widths"]))
         return widths if self.dials["model.depth"] == 2 else f"{widths} depth {self.dials['model.depth']}"
 
+    def steps(self, epochs: float) -> int:
+        """Steps of so many epochs."""
+        return round(epochs * (HELD_OUT_TRAINING // self.dials["batch_size"]))
+
     def flags(self, epochs: float) -> list[str]:
         """The command line of the main job that measures a point."""
-        steps = round(epochs * (HELD_OUT_TRAINING // self.dials["batch_size"]))
         settings = [word for name, value in self.dials.items() for word in ("--set", f"{name}={_text(value)}")]
-        return ["--steps", str(steps), "--holdout", "--tta", "full", "--dataset", "cifar10", *settings]
+        return ["--steps", str(self.steps(epochs)), "--holdout", "--tta", "full", "--dataset", "cifar10", *settings]
 
     def matches(self, run: dict[str, Any]) -> bool:
         """Whether a record is of this net with these dials, on the split and to the end of a fixed number of steps."""
@@ -141,8 +144,8 @@ CANDIDATES = (
 
 # Nets for budgets that no CPU reaches, so that a GPU has something to choose, and what similar nets reached elsewhere
 # (airbench96's, trained by SGD with a proxy, 0.9603 in 45 epochs; twice its width for 250 epochs, about 0.972): that
-# guess stands in the table, marked `measured: false`, until a net has been measured on the split. `--measure` takes
-# them where they are named.
+# guess stands in the table, marked `measured: false`, until a net has been measured at all its lengths. `--measure`
+# takes them where they are named.
 PUBLISHED = (
     (candidate((128, 384, 512), (24, 28, 32), 1024, 0.24, (8.0, 16.0, 32.0, 64.0), depth=3, cutout=12), 45.0, 0.9603),
     (candidate((256, 768, 1024), (24, 28, 32), 1024, 0.24, (10.0, 30.0, 80.0), depth=3, cutout=12), 250.0, 0.972),
@@ -195,7 +198,10 @@ def fit() -> dict[str, Any]:
         # One processor's, for they differ in more than their probe; a net that it has not timed is as fast as the last.
         timed = [run for run in of_it if run["device"]["name"] == processor and "flops_per_second" in run]
         speed = _speed(candidate, timed) if timed else rungs[-1]["speed"] if rungs else 1.0
-        if candidate.name in guesses and not of_it:
+        missing = {candidate.steps(epochs) for epochs in candidate.epochs} - {run["steps"] for run in of_it}
+        if (
+            candidate.name in guesses and missing
+        ):  # a few short trainings would hide what long ones are thought to reach
             rungs.append(_guessed(candidate, *guesses[candidate.name], speed))
         else:
             rungs.append(_rung(candidate, of_it, hardness, speed))

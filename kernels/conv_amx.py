@@ -15,7 +15,7 @@ from torch import Tensor
 
 # Largest side of a map, and fewest input channels, that it pays for.
 LARGEST_SIDE, FEWEST_CHANNELS = 11, 64
-# Images whose patches are laid out at once: some 10 MB, which stay in a cache.
+# Images whose patches are laid out at once: 5 to 70 MB, of which the last cache keeps what it can.
 CHUNK = 125
 
 
@@ -33,13 +33,18 @@ def pays(x: Tensor, weight: Tensor) -> bool:
 
 @cache
 def has_amx() -> bool:
-    """Whether the processor has AMX, and torch says so: its releases before 2.6 cannot."""
+    """Whether the processor has AMX; not where this torch has lost the name, a private one, by which to ask."""
     ask = getattr(torch.cpu, "_is_amx_tile_supported", None)
     return ask is not None and bool(ask())
 
 
 def conv_amx(x: Tensor, weight: Tensor) -> Tensor:
-    """Convolution of x (N, C, H, W) with weight (K, C, 3, 3) of one dtype, padded to keep the size: (N, K, H, W)."""
+    """Convolution of x (N, C, H, W) with weight (K, C, 3, 3) of one dtype, padded to keep the size: (N, K, H, W).
+
+    Raises ValueError for another kernel.
+    """
+    if weight.shape[2:] != (3, 3):
+        raise ValueError(f"weight must be (K, C, 3, 3), not {tuple(weight.shape)}")
     out: Tensor = _ConvAmx.apply(x, weight)
     return out
 

@@ -31,8 +31,8 @@ class Costs:
 def calibrate(trainee: Trainee, clock: Clock) -> Costs:
     """Time a step of each work and an evaluation, each after one to warm up; the net is reset then.
 
-    Without a deadline nothing is timed: the costs are the resolutions' areas. A GPU's first evaluation, which compiles,
-    is all the same made here: what it compiles belongs to no run's comparable clock.
+    Without a deadline nothing is timed: the costs are the resolutions' areas. A GPU still makes its first evaluation
+    here, for it compiles, which the comparable clock does not count.
     """
     if clock.deadline is None:
         if trainee.machine.choice.device.type == "cuda":

@@ -34,8 +34,8 @@ LEAST_MARGIN = 1.1
 _MATTERS = ("model.", "augment.", "optim.", "select.", "normalise", "validation.patience")
 # Seconds in which any net learns all that it can.
 _FOREVER = 1e9
-# Operations of training, more than a CPU makes in half an hour: a net that takes them is no choice for some steps.
-_LARGE = 2e15
+# Operations of an image's forward pass: a larger net, made for GPUs, is not the default where only steps are given.
+_LARGE = 5e8
 
 
 @dataclass(frozen=True)
@@ -119,10 +119,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class _Offer:
-    """What a net promises: expected accuracy of 1, training operations that fit, test views, compile mode."""
+    """What a net promises: expected accuracy of 1, training operations that fit and those of them that the config's
+    limits leave to it, test views, compile mode."""
 
     expected: float
     flops: float
+    used: float
     rung: Rung
     tta: str
     compile: str
@@ -141,9 +143,9 @@ def choose(config: Config, situation: Situation, seconds: float | None, *, rungs
     epochs = expected = None
     flops = math.inf
     if seconds is None:
-        known = [rung for rung in candidates if rung.measured and rung.points[-1].flops < _LARGE] or candidates
+        known = [rung for rung in candidates if rung.measured and rung.forward_flops < _LARGE] or candidates
         rung, tta, mode = max(known, key=lambda rung: rung.dials["model.widths"]), "full", "off"
-        reason = f"no deadline: the widest net for CPUs; {rung.source}"
+        reason = f"no deadline: the widest net{'' if known is candidates else ' for CPUs'}; {rung.source}"
     else:
         offer = _best_offer(config, candidates, situation, seconds)
         rung, tta, mode, flops = offer.rung, offer.tta, offer.compile, offer.flops
@@ -240,7 +242,7 @@ def _best_offer(config: Config, rungs: Iterable[Rung], situation: Situation, sec
     views = ["full", "none"] if config.tta == "auto" else [config.tta]
     offers = (_offer(config, rung, tta, mode, situation, seconds) for mode in modes for rung in rungs for tta in views)
     # Past the end of a net's curve all promise the same: then the most training.
-    return max(offers, key=lambda offer: (offer.expected, offer.flops))
+    return max(offers, key=lambda offer: (offer.expected, offer.used))
 
 
 def _offer(config: Config, rung: Rung, tta: str, mode: str, situation: Situation, seconds: float) -> _Offer:
@@ -257,9 +259,9 @@ def _offer(config: Config, rung: Rung, tta: str, mode: str, situation: Situation
     calibration = min(situation.calibration_flops(rung, rung.dials["resolutions"]), CALIBRATION_SHARE * whole)
     flops = whole - calibration - seen * situation.scored * rung.forward_flops
     if flops <= 0:
-        return _Offer(0.0, 0.0, rung, tta, mode)
+        return _Offer(0.0, 0.0, 0.0, rung, tta, mode)
     used = min(flops, _most_epochs(config, rung, situation.images) * _epoch_flops(rung, situation.images))
-    return _Offer(max(0.0, rung.expected(used) - lost), flops, rung, tta, mode)
+    return _Offer(max(0.0, rung.expected(used) - lost), flops, used, rung, tta, mode)
 
 
 def _share(config: Config) -> float:

@@ -180,6 +180,18 @@ def test_the_kernels_of_training_are_timed_beside_torch(name, monkeypatch):
     assert all(row["bandwidth_share"] == pytest.approx(row["bytes"] / row["median"] / 1e9) for row in rows)
 
 
+@pytest.mark.parametrize("name", training_kernels.FOR_AMX)
+def test_what_is_made_for_amx_is_timed_where_a_processor_has_it(name, monkeypatch, capsys):
+    monkeypatch.setattr(training_kernels, "IMAGES", 10)
+    monkeypatch.setattr(training_kernels, "has_amx", lambda: True)
+    rows = list(training_kernels.rows(name, CPU, torch.float32, True, 1e9))
+    assert {row["contender"] for row in rows} == {"fused", "twin"}
+    monkeypatch.setattr(training_kernels, "has_amx", lambda: False)
+    monkeypatch.setattr("sys.argv", ["training_kernels", "--device", "cpu", "--only", name])
+    with pytest.raises(SpeedrunError, match="needs a CPU with AMX"):
+        training_kernels.main()
+
+
 def record(
     started: str, *rows: tuple[str, str, int, int, float], torch: str = "2.9", sha: str = "a", copied: float = 2e10
 ) -> dict:

@@ -59,7 +59,7 @@ def test_a_tiny_net_learns_the_same_from_the_interpreted_kernel(case, monkeypatc
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-2), (torch.bfloat16, 5e-2)])
 def test_the_real_net_learns_the_same_from_the_fused_kernel(dtype, tolerance, case, monkeypatch, full_float32):
-    # At the full rates its loss rises at first, and a last digit of one pixel is a twentieth of it ten steps later.
+    # At the full rates the loss rises at first, and what changes a last digit of a pixel changes it by a twentieth.
     rates = OptimConfig(lr=0.05, head_lr=0.1, bias_lr=0.01)
     by_kernel, by_twin = (
         losses(method, "cuda", (64, 256, 256), 4000, 1000, rates, monkeypatch, CASES[case], dtype)

@@ -114,7 +114,12 @@ def test_a_compiled_net_has_the_gradients_of_an_eager_one():
     found = []
     for forward in (net, torch.compile(net, dynamic=False)):
         net.zero_grad()
-        forward(batch)[:, 0].float().sum().backward()
+        try:
+            forward(batch)[:, 0].float().sum().backward()
+        except Exception as error:
+            if "compiler" not in str(error).lower():
+                raise
+            pytest.skip("there is no C++ compiler here")
         found.append(torch.cat([each.grad.flatten() for each in net.parameters() if each.grad is not None]))
     eager, compiled = found
     assert torch.isfinite(compiled).all()

@@ -110,6 +110,21 @@ def test_without_a_deadline_it_is_the_widest_measured_net_with_all_views():
     assert widths(plan(None, rungs=(*RUNGS, GUESS))) == (64, 256, 256)
 
 
+def test_without_a_deadline_a_net_for_gpus_is_not_the_default_though_it_was_measured():
+    large = replace(GUESS, measured=True)
+    assert widths(plan(None, rungs=(*RUNGS, large))) == (64, 256, 256)
+    chosen = plan(None, Config(model=ModelConfig(widths=(256, 512, 512))), rungs=(*RUNGS, large))
+    assert chosen.reason.startswith("no deadline: the widest net; ")
+
+
+def test_past_the_end_of_a_curve_a_plan_is_of_the_most_training():
+    curve = rung((64, 256, 256), (1e12, 0.70), (1e13, 0.94), forward_flops=1e8)
+    here = {"device": "cuda", "flops_per_second": 1e14}
+    assert plan(60.0, rungs=(curve,), **here).dials["compile"] == "captured"
+    # One epoch is over before anything is compiled.
+    assert plan(60.0, Config(epochs=1.0), rungs=(curve,), **here).dials["compile"] == "off"
+
+
 @pytest.mark.parametrize("changes", [{"model.widths": "8,8,9"}, {"optim.momentum": "0.7"}])
 def test_without_a_deadline_what_the_table_does_not_know_gets_the_dials_of_a_measured_net(changes: dict[str, str]):
     chosen = plan(None, configs.override(Config(), changes), rungs=(*RUNGS, GUESS))

@@ -60,7 +60,6 @@ def test_a_point_measured_on_a_hard_tenth_alone_is_corrected():
     found = scaling._rung(NET, runs, scaling.fold_hardness([runs]), speed=2.0)
     assert [point["accuracy"] for point in found["points"]] == pytest.approx([0.7, 0.8])
     assert [point["seeds"] for point in found["points"]] == [2, 1]
-    assert found["speed"] == 2.0
 
 
 def test_speeds_are_those_of_one_processor(monkeypatch: pytest.MonkeyPatch):
@@ -80,7 +79,7 @@ def test_speeds_are_those_of_one_processor(monkeypatch: pytest.MonkeyPatch):
     assert untimed["source"] == "measured on the split on Board, Slate"
 
 
-def test_a_guess_stands_until_the_net_has_been_measured(monkeypatch: pytest.MonkeyPatch):
+def test_a_guess_stands_until_the_net_has_been_measured_at_all_its_lengths(monkeypatch: pytest.MonkeyPatch):
     (large, epochs, accuracy), *_ = scaling.PUBLISHED
     monkeypatch.setattr(scaling, "CANDIDATES", (NET,))
     monkeypatch.setattr(scaling, "PUBLISHED", scaling.PUBLISHED[:1])
@@ -89,10 +88,13 @@ def test_a_guess_stands_until_the_net_has_been_measured(monkeypatch: pytest.Monk
     assert (small["measured"], guess["measured"]) == (True, False)
     assert [(point["epochs"], point["accuracy"]) for point in guess["points"]] == [(epochs, accuracy)]
     settings = {name: scaling._text(value) for name, value in large.dials.items()}
-    monkeypatch.setattr(scaling, "recorded", lambda: [run(0.8), run(0.95, steps=688, **settings)])
+    measured = [run(0.95, steps=large.steps(each), **settings) for each in large.epochs]
+    monkeypatch.setattr(scaling, "recorded", lambda: [run(0.8), *measured[:-1]])
+    assert scaling.fit()["rungs"][1]["points"] == guess["points"]
+    monkeypatch.setattr(scaling, "recorded", lambda: [run(0.8), *measured])
     _, found = scaling.fit()["rungs"]
     assert found["measured"]
-    assert [point["accuracy"] for point in found["points"]] == [0.95]
+    assert [point["accuracy"] for point in found["points"]] == [0.95] * len(large.epochs)
 
 
 @pytest.fixture

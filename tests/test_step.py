@@ -18,6 +18,7 @@ from speedrun import models, record, rungs
 from speedrun.config import Config
 from speedrun.errors import SpeedrunError, UsageError
 from speedrun.machine import Machine
+from speedrun.models import layers
 
 CPU = torch.device("cpu")
 BATCH, SIZE = 40, 12
@@ -193,6 +194,17 @@ def test_a_floor_is_bound_by_the_slower_of_multiplying_and_moving():
 )
 def test_an_operation_belongs_to_its_region_then_to_its_nearest_caller(names: list[str], kind: str):
     assert kind_of(names) == kind
+
+
+def test_products_in_the_backward_pass_of_a_convolution_count_as_its(machine: Machine, config: Config, monkeypatch):
+    monkeypatch.setattr(layers, "pays", lambda *_: False)
+    (config,) = steps.cases(configs.override(config, {"model.widths": "64,8,8"}), machine, [(64, 8, 8)])
+    plain, by_products = steps.prepared(config, machine), steps.prepared(config, machine)
+    expected = breakdown.work(plain.step(), plain.stream(), SIZE)
+    monkeypatch.setattr(layers, "pays", lambda x, weight: x.shape[1] >= 64)
+    found = breakdown.work(by_products.step(), by_products.stream(), SIZE)
+    for kind in ("convolutions, backward", "head and loss"):
+        assert sum(each.flops for each in found[kind]) == sum(each.flops for each in expected[kind])
 
 
 def test_memory_is_the_most_that_is_held_at_once():

@@ -40,7 +40,8 @@ class Conv(Conv2d):
     """A convolution without bias, its first `in_channels` filters the identity (Dirac) at the start.
 
     Input (N, in_channels, H, W), output (N, out_channels, H, W), dtype of the input. fp8: multiplies 8-bit floats in
-    training, its kernel being 3x3; compiled code does not.
+    training, its kernel being 3x3; compiled code does not. Eager training on a processor with AMX has products for its
+    weight gradient where `kernels.conv_amx` is the faster one.
     Dirac initialisation: github.com/KellerJordan/cifar10-airbench.
     """
 

@@ -59,7 +59,7 @@ def _global_max(x: Tensor) -> Tensor:
     """The largest value of each map: (N, C, S, S) -> (N, C)."""
     if torch.compiler.is_compiling():
         # Compiled code computes the map anew for the backward pass, unrounded: amax, which looks there for the value
-        # that it gave, finds it nowhere and divides by none. Pooling remembers the place.
+        # that it gave, finds it nowhere and divides by zero. Pooling remembers the place.
         return F.max_pool2d(x, list(x.shape[2:])).flatten(1)
     return x.amax(dim=(2, 3))
 
