@@ -2,9 +2,10 @@
 
     python tests/faults.py FAULT ARGUMENTS
 
-Faults, after five steps: kill (at once), late-kill (once there is a checkpoint in the folder of --out), stall, nan (a
-batch of no numbers, and each takes this rank long), signal (SIGTERM, to this rank alone), memory (none is left); or
-before: early-kill (while rank 0 calibrates by itself, in no collective), images (it has others).
+Faults, after five steps: kill (at once), late-kill (once there is a checkpoint in the folder of --out, or a job's first
+member has its record there), stall, nan (a batch of no numbers, and each takes this rank long), signal (SIGTERM, to
+this rank alone), memory (none is left); or before: early-kill (while rank 0 calibrates by itself, in no collective),
+images (it has others).
 """
 
 import os
@@ -43,7 +44,7 @@ def after_steps(fault: str, out: Path) -> None:
 
     def failing(self: Training, report: Any, metrics: Any) -> float:
         if fault == "late-kill":
-            if (out / "checkpoint.pt").exists():
+            if any((out / name).exists() for name in ("checkpoint.pt", "member-01/result.json")):
                 fail("kill")
         elif report.step == STEPS:
             fail(fault)

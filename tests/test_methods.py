@@ -93,7 +93,8 @@ def test_what_is_dropped_depends_on_seed_and_progress_alone():
 @pytest.mark.real_data
 @pytest.mark.slow
 def test_N5_averaged_weights_and_test_views_lose_nothing(real_data: Path):
-    """By more than 0.3 points, on 5,000 held-out images after 100 steps of dsnet at 20 pixels."""
+    """By more than a point, of 5,000 held-out images after 100 steps of dsnet at 20 pixels: statistics that do not fit
+    the averaged weights cost tens of points."""
     machine = open_machine(device.choose("cpu", "float32"), data.load("cifar10", data_dir=real_data), holdout=True)
     asked = config.override(recipes.get("dsnet"), {"resolutions": "20", "batch_size": "200", "tta": "full"})
     planned = planner.choose(asked, machine.situation(), None).apply(asked)
@@ -114,6 +115,6 @@ def test_N5_averaged_weights_and_test_views_lose_nothing(real_data: Path):
     }
     assert step.evaluated is not step.net
     assert trained > 0.4
-    assert averaged > trained - 0.003
+    assert averaged > trained - 0.01
     for views, logits in viewed.items():
-        assert accuracy(logits, labels) > averaged - 0.003, views
+        assert accuracy(logits, labels) > averaged - 0.01, views
