@@ -149,7 +149,7 @@ def _accuracy(seconds: int, wanted: int | None = None) -> Job:
 
 
 def _scaling(large: scaling.Candidate, seconds: float) -> Job:
-    """What the planner guesses of a net until it has been measured on the split, at the last its greatest length."""
+    """What the planner guesses of a net until it has been measured on the split; its greatest length comes last."""
 
     def counts(record: Record) -> int:
         return int(large.matches(record) and record["steps"] == large.steps(large.epochs[-1]))

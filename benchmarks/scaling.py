@@ -198,10 +198,9 @@ def fit() -> dict[str, Any]:
         # One processor's, for they differ in more than their probe; a net that it has not timed is as fast as the last.
         timed = [run for run in of_it if run["device"]["name"] == processor and "flops_per_second" in run]
         speed = _speed(candidate, timed) if timed else rungs[-1]["speed"] if rungs else 1.0
+        # A few short trainings would hide what long ones are thought to reach.
         missing = {candidate.steps(epochs) for epochs in candidate.epochs} - {run["steps"] for run in of_it}
-        if (
-            candidate.name in guesses and missing
-        ):  # a few short trainings would hide what long ones are thought to reach
+        if candidate.name in guesses and missing:
             rungs.append(_guessed(candidate, *guesses[candidate.name], speed))
         else:
             rungs.append(_rung(candidate, of_it, hardness, speed))
