@@ -11,6 +11,7 @@ from processes import ROOT, TINY_NET, ended, ranks, torchrun
 from speedrun import cli, predictor
 
 SETTINGS = (*TINY_NET, "--dtype=float32")
+LATE = 0.5  # seconds that a rank may begin after the other, on a slow machine: that much less of the round is its own
 
 
 def test_R6_members_are_the_same_whoever_trains_them(tiny_data: Path, tmp_path: Path):
@@ -44,7 +45,7 @@ def test_W10_members_share_the_seconds_of_two_ranks(tiny_data: Path, tmp_path: P
     record = read_record(tmp_path / "out")
     assert [trial["status"] for trial in record["trials"]] == ["complete"] * 3
     given = _seconds_given(tmp_path / "out", record)
-    assert given == pytest.approx([given[0]] * 3, rel=0.05)
+    assert given == pytest.approx([given[0]] * 3, abs=LATE)
     assert sum(trial["wall_seconds"] for trial in record["trials"]) > record["phases"]["train"]  # at the same time
 
 
@@ -82,7 +83,7 @@ def test_the_rows_of_an_ablation_on_two_ranks_have_equal_seconds(tiny_data: Path
     record = read_record(tmp_path / "out")
     assert [row["runs"] for row in record["rows"]] == [1, 1, 1]
     given = _seconds_given(tmp_path / "out", record)
-    assert given == pytest.approx([given[0]] * 3, rel=0.05)
+    assert given == pytest.approx([given[0]] * 3, abs=LATE)
 
 
 def _seconds_given(out: Path, record: dict) -> list[float]:
