@@ -21,7 +21,7 @@ PATTERNS = {
 _REGIONS = {
     AUGMENTATION: r"^augmentation$",
     OPTIMISER: r"^Optimizer\.(step|zero_grad)#",
-    "convolutions, backward": r"^_ConvAmxBackward$",
+    "convolutions, backward": r"^_ConvCpuBackward$",
 }
 KINDS = (*PATTERNS, AUGMENTATION, OPTIMISER, OTHER)
 

@@ -6,7 +6,7 @@ Each kernel at the shapes of a 64/256/256 net, forward and backward where it has
 the median, and the share of the measured copy bandwidth that the bytes come to which must move. Its twin is what a net
 or an optimiser does while `model.fused`, `model.fp8` and `optim.fused` are off. In a graph is how a captured step pays
 for them; compiled is what torch.compile makes of the twin. For Newton-Schulz, batch and pixels stand for the filters
-and for the rows of the largest. What is made for AMX is measured where the processor has it, beside oneDNN's, its twin.
+and for the rows of the largest. What is made for CPUs is measured on those that it pays on, beside oneDNN's, its twin.
 `--quick` takes a fifth of the images, and no compilation.
 """
 
@@ -23,7 +23,7 @@ from torch import Tensor
 from benchmarks import launches
 from benchmarks.harness import Call, Session, copy_bandwidth, report
 from benchmarks.launches import Contender
-from kernels.conv_amx import conv_amx, has_amx
+from kernels.conv_cpu import conv_cpu, pays
 from kernels.conv_fp8 import conv_fp8
 from kernels.conv_pool import conv_pool_norm
 from kernels.newton_schulz import orthogonalize_all
@@ -123,14 +123,14 @@ def eight_bits(narrow: int, wide: int, side: int, device: torch.device, dtype: t
     return Case(len(x), side, 3 * (x.numel() + grad.numel()) * dtype.itemsize, make)
 
 
-def for_amx(narrow: int, wide: int, side: int, device: torch.device, dtype: torch.dtype, quick: bool) -> Case:
+def for_cpu(narrow: int, wide: int, side: int, device: torch.device, dtype: torch.dtype, quick: bool) -> Case:
     """A convolution whose weight gradient is a product."""
     x = noise(narrow, side, device, dtype, quick).requires_grad_()
     filters, grad = torch.randn(wide, narrow, 3, 3, device=device), noise(wide, side, device, dtype, quick)
     filters = filters.to(dtype, memory_format=torch.channels_last).requires_grad_()
 
     def make(method: str) -> Call:
-        convolved = conv_amx if method == "fused" else partial(F.conv2d, padding=1)
+        convolved = conv_cpu if method == "fused" else partial(F.conv2d, padding=1)
         return lambda: torch.autograd.grad(convolved(x, filters), (x, filters), grad)
 
     return Case(len(x), side, 3 * (x.numel() + grad.numel()) * dtype.itemsize, make)
@@ -147,16 +147,22 @@ CASES: dict[str, Callable[[torch.device, torch.dtype, bool], Case]] = {
     "convolution in 8 bits: 256 to 256 channels": partial(eight_bits, 256, 256, 7),
     "convolution in 8 bits: 768 to 1,024 channels": partial(eight_bits, 768, 1024, 7),
 }
-FOR_AMX: dict[str, Callable[[torch.device, torch.dtype, bool], Case]] = {
-    "convolution for AMX: 64 to 256 channels": partial(for_amx, 64, 256, 11),
-    "convolution for AMX: 256 to 256 channels": partial(for_amx, 256, 256, 7),
-    "convolution for AMX: 256 to 256 channels, small": partial(for_amx, 256, 256, 3),
+# Channels in and out, and the side of the map.
+FOR_CPU = {
+    "convolution on a CPU: 64 to 256 channels": (64, 256, 11),
+    "convolution on a CPU: 256 to 256 channels": (256, 256, 7),
+    "convolution on a CPU: 256 to 256 channels, small": (256, 256, 3),
 }
 
 
 def cases(device: torch.device) -> dict[str, Callable[[torch.device, torch.dtype, bool], Case]]:
     """What is measured on a device, by name."""
-    return CASES | FOR_AMX if device.type == "cpu" and has_amx() else CASES
+    here = {}
+    for name, (narrow, wide, side) in FOR_CPU.items():
+        x = torch.empty(1, narrow, side, side, device=device, dtype=torch.bfloat16)
+        if pays(x, torch.empty(wide, narrow, 3, 3)):
+            here[name] = partial(for_cpu, narrow, wide, side)
+    return CASES | here
 
 
 def captured(call: Call) -> Call:
@@ -190,7 +196,7 @@ def rows(
     """One measurement a row, see `launches.rows`."""
     case, seconds = cases(device)[name](device, dtype, quick), 0.2 if quick else 0.5
     about = {"operation": name, "batch": case.batch, "size": case.size}
-    every = contenders(case, device, quick, everywhere=name in FOR_AMX)
+    every = contenders(case, device, quick, everywhere=name in FOR_CPU)
     return launches.rows(about, every, device, seconds=seconds, moved=case.moved, bandwidth=bandwidth)
 
 
@@ -199,7 +205,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a fifth of the images, no compilation")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument(
-        "--only", action="append", choices=[*CASES, *FOR_AMX], metavar="NAME", help="a kernel; repeatable"
+        "--only", action="append", choices=[*CASES, *FOR_CPU], metavar="NAME", help="a kernel; repeatable"
     )
     parser.add_argument("--no-record", action="store_true", help="print only")
     options = parser.parse_args()
@@ -207,7 +213,7 @@ def main() -> int:
     device, dtype = choice.device, choice.dtype
     known = cases(device)
     if unknown := [name for name in options.only or () if name not in known]:
-        raise SpeedrunError(f"{unknown[0]}: needs a CPU with AMX")
+        raise SpeedrunError(f"{unknown[0]}: pays on no CPU like this")
     session, bandwidth = Session(device), copy_bandwidth(device)
     print(f"copy bandwidth {bandwidth / 1e9:.1f} GB/s", flush=True)
     for name in options.only or known:
