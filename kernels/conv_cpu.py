@@ -3,9 +3,9 @@
 Plain torch, on a CPU, in bfloat16. oneDNN's weight gradient goes along the rows of one image's map, and those are short
 at the end of a net. Two ways to have long ones:
 
-- By taps. With the images innermost, one tap of the kernel is a product over a run of pixels and all images. It leaves
-  out the pixels that the tap does not reach: at 7, 5, 3 and 2 a side 0.82, 0.77, 0.60 and 0.44 of the operations are
-  left. Two cores of an AMD EPYC with AVX512-BF16, 1,000 images, 256 -> 256 channels, ms: oneDNN 82, 47, 25, 16; this
+- By taps. With the images of the gradient innermost, one tap of the kernel is a product over a run of pixels and all
+  images. It leaves out the pixels that the tap does not reach: at 7, 5, 3 and 2 a side 0.82, 0.75, 0.60 and 0.44 of the
+  operations are left. Two cores of an AMD EPYC with AVX512-BF16, 1,000 images, 256 -> 256 channels, ms: oneDNN 82, 47, 25, 16; this
   67, 31, 9, 3.
 - By patches, where the processor has AMX, whose tiles of 16 rows oneDNN fills with 5 pixels where a map has 5 a side:
   with the patches of all pixels as rows they are full, for a copy of nine times the map. Two cores of an Intel Xeon, as
@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Fewest channels, in and out, that each way pays for, by the largest side of a map.
+# Fewest channels, in and out, that each way pays for, by the largest side of a map. Patches were timed with as many out
+# as in, or more.
 PATCHES = {11: 64}
 TAPS = {3: 64, 5: 128, 7: 256}
 # Images whose patches are laid out at once: 5 to 70 MB, of which the last cache keeps what it can.
@@ -38,8 +39,8 @@ def pays(x: Tensor, weight: Tensor) -> bool:
 
 @cache
 def has(feature: str) -> bool:
-    """Whether the processor has amx_tile or avx512_bf16; not where this torch has lost the name, a private one, by
-    which to ask."""
+    """Whether the processor has `feature`, amx_tile or avx512_bf16; not where this torch has lost the name, a private
+    one, by which to ask."""
     ask = getattr(torch.cpu, f"_is_{feature}_supported", None)
     return ask is not None and bool(ask())
 
@@ -87,7 +88,7 @@ def by_taps(x: Tensor, gradient: Tensor) -> Tensor:
     # Turned in two steps, the second of which moves whole rows of images: in one it takes three times as long.
     turned = gradient.permute(0, 2, 3, 1).reshape(count, -1).T.contiguous()
     of_pixels = turned.view(height * width, filters, count).transpose(0, 1).reshape(filters, -1)
-    total = torch.zeros(filters, 3, 3, channels)
+    total = torch.zeros(filters, 3, 3, channels, dtype=torch.float32)
     for row in range(3):
         for column in range(3):
             tap, offset = total[:, row, column], ((row - 1) * width + column - 1) * count
@@ -98,7 +99,7 @@ def by_taps(x: Tensor, gradient: Tensor) -> Tensor:
 
 
 def _runs(height: int, width: int, down: int, right: int) -> Iterator[tuple[int, int]]:
-    """The places of a map, first and last exclusive, row by row, whose neighbour `down` and `right` is on the map."""
+    """Runs of places of a map, the first and the one after the last, whose neighbour `down` and `right` is on it."""
     rows = range(max(0, -down), height - max(0, down))
     if right == 0:
         yield rows.start * width, rows.stop * width  # one after the other
@@ -110,7 +111,7 @@ def _runs(height: int, width: int, down: int, right: int) -> Iterator[tuple[int,
 def by_patches(x: Tensor, gradient: Tensor) -> Tensor:
     """As `by_taps`; products of chunks of images are rounded to the dtype of `x`."""
     channels, filters = x.shape[1], gradient.shape[1]
-    total = torch.zeros(filters, 9 * channels)
+    total = torch.zeros(filters, 9 * channels, dtype=torch.float32)
     for some, of_some in zip(x.split(CHUNK), gradient.split(CHUNK), strict=True):
         total += of_some.permute(1, 0, 2, 3).reshape(filters, -1) @ _patches(some)
     return total.view(filters, 3, 3, channels).permute(0, 3, 1, 2)

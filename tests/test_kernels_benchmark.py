@@ -188,8 +188,16 @@ def test_what_is_made_for_cpus_is_timed_where_it_pays(name, monkeypatch, capsys)
     assert {row["contender"] for row in rows} == {"fused", "twin"}
     monkeypatch.setattr(training_kernels, "pays", lambda *_: False)
     monkeypatch.setattr("sys.argv", ["training_kernels", "--device", "cpu", "--only", name])
-    with pytest.raises(SpeedrunError, match="pays on no CPU like this"):
+    with pytest.raises(SpeedrunError, match="pays on a CPU alone"):
         training_kernels.main()
+
+
+@pytest.mark.parametrize(("feature", "count"), [("amx_tile", 3), ("avx512_bf16", 2), ("neither", 0)])
+def test_a_cpu_times_what_pays_on_it(feature, count, monkeypatch):
+    monkeypatch.setattr("kernels.conv_cpu.has", lambda asked: asked == feature)
+    found = training_kernels.cases(CPU)
+    assert [name for name in training_kernels.FOR_CPU if name in found] == list(training_kernels.FOR_CPU)[3 - count :]
+    assert not set(training_kernels.cases(torch.device("meta"))) & set(training_kernels.FOR_CPU)
 
 
 def record(

@@ -25,8 +25,8 @@ def only(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     return request.param
 
 
-@pytest.mark.parametrize("count", [3, conv_cpu.CHUNK, conv_cpu.CHUNK + 7])
-@pytest.mark.parametrize(("height", "width"), [(2, 2), (5, 5), (3, 7), (1, 1), (4, 1)])
+@pytest.mark.parametrize("count", [1, conv_cpu.CHUNK, conv_cpu.CHUNK + 7])
+@pytest.mark.parametrize(("height", "width"), [(2, 2), (5, 5), (3, 7), (1, 1), (4, 1), (1, 4)])
 def test_result_and_gradients_are_those_of_a_convolution(count: int, height: int, width: int, only: str):
     x, weight = random(count, 4, height, width).requires_grad_(), random(6, 4, 3, 3, seed=1).requires_grad_()
     gradient = random(count, 6, height, width, seed=2)
@@ -69,6 +69,23 @@ def test_what_is_not_asked_for_is_not_computed(only: str, monkeypatch: pytest.Mo
     assert x.grad is not None
 
 
+@pytest.mark.parametrize(("both", "taken"), [(True, "by_patches"), (False, "by_taps")])
+def test_a_processor_with_amx_takes_patches_whatever_else_it_has(
+    both: bool, taken: str, monkeypatch: pytest.MonkeyPatch
+):
+    ways: list[str] = []
+
+    def counted(name: str) -> Callable[..., Tensor]:
+        way = getattr(conv_cpu, name)
+        return lambda *given: (ways.append(name), way(*given))[1]
+
+    monkeypatch.setattr(conv_cpu, "has", lambda feature: both or feature == "avx512_bf16")
+    for name in ("by_patches", "by_taps"):
+        monkeypatch.setattr(conv_cpu, name, counted(name))
+    conv_cpu.conv_cpu(random(2, 3, 4, 4), random(5, 3, 3, 3, seed=1).requires_grad_()).sum().backward()
+    assert ways == [taken]
+
+
 @pytest.mark.parametrize(
     ("feature", "side", "channels", "filters", "expected"),
     [
@@ -82,13 +99,14 @@ def test_what_is_not_asked_for_is_not_computed(only: str, monkeypatch: pytest.Mo
         ("avx512_bf16", 7, 256, 256, True),
         ("avx512_bf16", 7, 128, 256, False),
         ("avx512_bf16", 8, 256, 256, False),
+        ("both", 11, 64, 64, True),
         ("neither", 3, 256, 256, False),
     ],
 )
 def test_it_pays_for_small_maps_of_many_channels(
     feature: str, side: int, channels: int, filters: int, expected: bool, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(conv_cpu, "has", lambda asked: asked == feature)
+    monkeypatch.setattr(conv_cpu, "has", lambda asked: feature in (asked, "both"))
     x = torch.empty(2, channels, side, side, dtype=torch.bfloat16)
     assert conv_cpu.pays(x, torch.empty(filters, channels, 3, 3)) is expected
     assert not conv_cpu.pays(x.float(), torch.empty(filters, channels, 3, 3))
