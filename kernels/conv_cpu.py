@@ -5,8 +5,8 @@ at the end of a net. Two ways to have long ones:
 
 - By taps. With the images of the gradient innermost, one tap of the kernel is a product over a run of pixels and all
   images. It leaves out the pixels that the tap does not reach: at 7, 5, 3 and 2 a side 0.82, 0.75, 0.60 and 0.44 of the
-  operations are left. Two cores of an AMD EPYC with AVX512-BF16, 1,000 images, 256 -> 256 channels, ms: oneDNN 82, 47, 25, 16; this
-  67, 31, 9, 3.
+  operations are left. Two cores of an AMD EPYC with AVX512-BF16, 1,000 images, 256 -> 256 channels, ms: oneDNN 82, 47,
+  25, 16; this 67, 31, 9, 3.
 - By patches, where the processor has AMX, whose tiles of 16 rows oneDNN fills with 5 pixels where a map has 5 a side:
   with the patches of all pixels as rows they are full, for a copy of nine times the map. Two cores of an Intel Xeon, as
   above: oneDNN 311, 253, 162, 155; this 130, 90, 36, 20.
