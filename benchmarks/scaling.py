@@ -28,6 +28,7 @@ from speedrun import config as configs
 from speedrun import models
 from speedrun.config import Config
 from speedrun.errors import SpeedrunError, UsageError
+from speedrun.summary import listed
 
 TABLE = Path(__file__).parent.parent / "speedrun" / "planner.json"
 HELD_OUT_TRAINING = 45_000
@@ -68,8 +69,8 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        widths = "/".join(map(str, self.dials["model.widths"]))
-        return widths if self.dials["model.depth"] == 2 else f"{widths} depth {self.dials['model.depth']}"
+        widths, depth = listed(self.dials["model.widths"]), self.dials["model.depth"]
+        return widths if depth == 2 else f"{widths} depth {listed(depth)}"
 
     def steps(self, epochs: float) -> int:
         """Steps of so many epochs."""
@@ -118,7 +119,7 @@ def candidate(
     lr: float,
     epochs: tuple[float, ...],
     *,
-    depth: int = 2,
+    depth: int | tuple[int, ...] = 2,
     cutout: int = 0,
 ) -> Candidate:
     """A candidate of the family `speednet`."""

@@ -70,7 +70,9 @@ class ModelConfig(Checked):
 
     family: str = option("speednet", "family of nets: a module of speedrun/models", choices=tuple(STAGES))
     widths: tuple[int, ...] | None = option(None, "channels of each stage")
-    depth: int | None = option(None, "speednet: convolutions in a stage, 2, or 3 with a residual")
+    depth: int | tuple[int, ...] | None = option(
+        None, "speednet: convolutions in a stage, 2, or 3 with a residual; one number, or one a stage: 2,2,3"
+    )
     blocks: tuple[int, ...] | None = option(None, "residual blocks of each stage")
     kernels: tuple[int, ...] | None = option(None, "resnet: kernel of the convolutions of each stage, 3 where not set")
     skip_kernels: tuple[int, ...] | None = option(None, "resnet: kernel of each stage's projection, 1 where not set")
@@ -92,7 +94,8 @@ class ModelConfig(Checked):
     parameter_limit: int | None = option(None, "number of parameters that the net must stay below")
 
     def check(self) -> None:
-        require(self.depth in (None, 2, 3), f"model.depth must be 2 or 3, not {self.depth}")
+        deep = self.depth is None or (set(self.depths) <= {2, 3} and len(self.depths) == 3)
+        require(deep, f"model.depth must be 2 or 3, or three of these, not {as_text(self.depth)}")
         require(self.fp8 is None or self.fp8 >= 1, f"model.fp8 must be at least 1, not {self.fp8}")
         require(0 <= self.dropout < 1, f"model.dropout must be in [0, 1), not {self.dropout}")
         fixed = STAGES[self.family]
@@ -108,6 +111,12 @@ class ModelConfig(Checked):
         require(side >= 1, f"{stages} stages halve 32 pixels too often")
         fits = self.pool is None or (self.pool >= 1 and side % self.pool == 0)
         require(fits, f"model.pool must divide the {side} pixels of the last map, not {self.pool}")
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """The depth of each of speednet's three stages. Raises UsageError where none is set."""
+        depth = self.need("depth")
+        return depth if isinstance(depth, tuple) else (depth,) * 3
 
     def need(self, name: str) -> Any:
         """A field that the family cannot do without. Raises UsageError where it is not set."""

@@ -6,6 +6,7 @@ A field may be a group of further ones, a dataclass of the same sort. Standard l
 import types
 import typing
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -91,7 +92,7 @@ def get(config: Any, name: str) -> Any:
 
 
 def field_type(kind: Any, name: str) -> Any:
-    """The type of a field by its dotted name, without None. Raises UsageError for an unknown field."""
+    """The type of a field by its dotted name, the first of several. Raises UsageError for an unknown field."""
     hint = _hint(kind, name)
     return typing.get_args(hint)[0] if isinstance(hint, types.UnionType) else hint
 
@@ -154,15 +155,15 @@ def _suggest(name: str, known: Iterable[str]) -> str:
 
 def _convert(hint: Any, value: Any, name: str) -> Any:
     """`value` (text from the command line, or a JSON value) as the type that the field declares."""
-    optional = isinstance(hint, types.UnionType) and type(None) in typing.get_args(hint)
-    if optional:
+    kinds = list(typing.get_args(hint)) if isinstance(hint, types.UnionType) else [hint]
+    if type(None) in kinds:
         if value is None or (isinstance(value, str) and value.lower() in ("none", "auto")):
             return None
-        hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
-    try:
-        return _CONVERTERS[hint](value)
-    except (ValueError, TypeError):
-        raise UsageError(f"{name} takes {_DESCRIPTIONS[hint]}, not {value!r}") from None
+        kinds.remove(type(None))
+    for kind in kinds:
+        with suppress(ValueError, TypeError):
+            return _CONVERTERS[kind](value)
+    raise UsageError(f"{name} takes {' or '.join(_DESCRIPTIONS[kind] for kind in kinds)}, not {value!r}")
 
 
 def _bool(value: Any) -> bool:

@@ -128,7 +128,14 @@ def test_B1_each_field_can_be_set_by_text(name: str):
     assert [value_of(changed, other) for other in others] == [value_of(Config(), other) for other in others]
 
 
-@pytest.mark.parametrize("whole", [Config(), config.override(Config(), EVERYTHING)], ids=["defaults", "all-changed"])
+MIXED = config.override(Config(), {"model.depth": "2,2,3"})  # a field of two types
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [Config(), config.override(Config(), EVERYTHING), MIXED],
+    ids=["defaults", "all-changed", "another-type"],
+)
 def test_B1_a_config_survives_JSON(whole: Config, tmp_path: Path):
     text = json.dumps(to_dict(whole), allow_nan=False)
     assert from_dict(Config, json.loads(text)) == whole
@@ -202,7 +209,10 @@ def refusal(call, *arguments: object) -> str:
         ("resolutions", "8", "resolutions must be 9 pixels or more"),
         ("resolutions", [], "resolutions must be 9 pixels or more"),
         ("uncertain_share", "1.5", "uncertain_share must be in [0, 1]"),
-        ("model.depth", "4", "model.depth must be 2 or 3, not 4"),
+        ("model.depth", "4", "model.depth must be 2 or 3, or three of these, not 4"),
+        ("model.depth", "2,3,4", "model.depth must be 2 or 3, or three of these, not 2,3,4"),
+        ("model.depth", "2,3", "model.depth must be 2 or 3, or three of these, not 2,3"),
+        ("model.depth", "deep", "model.depth takes a whole number or whole numbers separated by commas, not 'deep'"),
         ("model.widths", "8,8", "model.widths takes three"),
         ("model.widths", "8,8,0", "model.widths takes three"),
         ("model.blocks", "2,2", "model.blocks takes one number a stage, 3 in all"),

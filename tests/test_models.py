@@ -11,8 +11,12 @@ from speedrun.errors import UsageError
 from speedrun.models.layers import BatchNorm, BatchNorm2d, Conv, Linear, Whitening
 from speedrun.models.speednet import Group, SpeedNet
 
+Depth = int | tuple[int, int, int]
 
-def build(widths: tuple[int, int, int] = (64, 256, 256), depth: int = 2, classes: int = 10, seed: int = 0) -> SpeedNet:
+
+def build(
+    widths: tuple[int, int, int] = (64, 256, 256), depth: Depth = 2, classes: int = 10, seed: int = 0
+) -> SpeedNet:
     torch.manual_seed(seed)
     net = models.build(ModelConfig(widths=widths, depth=depth), classes)
     assert isinstance(net, SpeedNet)
@@ -28,36 +32,43 @@ def images(count: int = 200, size: int = 32, seed: int = 0) -> torch.Tensor:
     return 0.7 * grey + 0.3 * smooth + 0.05 * torch.randn(count, 3, size, size, generator=generator)
 
 
-def convolutions(widths: tuple[int, int, int], depth: int) -> list[tuple[int, int]]:
-    """(in, out) of every 3x3 convolution, in order."""
-    pairs = []
-    for narrow, wide in zip((24, *widths[:-1]), widths, strict=True):
-        pairs += [(narrow, wide)] + [(wide, wide)] * (depth - 1)
-    return pairs
+def convolutions(widths: tuple[int, int, int], depth: Depth) -> list[tuple[int, int, bool]]:
+    """(in, out, whether it is the first of its group) of every 3x3 convolution, in order."""
+    found, depths = [], depth if isinstance(depth, tuple) else (depth,) * 3
+    for narrow, wide, deep in zip((24, *widths[:-1]), widths, depths, strict=True):
+        found += [(narrow, wide, True)] + [(wide, wide, False)] * (deep - 1)
+    return found
 
 
 @pytest.mark.parametrize(
     ("widths", "depth", "expected"),
-    [((64, 256, 256), 2, 1_972_792), ((64, 256, 256), 3, 3_190_456), ((8, 8, 8), 2, None), ((128, 384, 512), 3, None)],
+    [
+        ((64, 256, 256), 2, 1_972_792),
+        ((64, 256, 256), 3, 3_190_456),
+        ((64, 256, 256), (2, 2, 3), 1_972_792 + 9 * 256 * 256 + 2 * 256),
+        ((8, 8, 8), 2, None),
+        ((128, 384, 512), 3, None),
+    ],
 )
-def test_the_number_of_parameters(widths: tuple[int, int, int], depth: int, expected: int | None):
+def test_the_number_of_parameters(widths: tuple[int, int, int], depth: Depth, expected: int | None):
     whitening = 24 * 3 * 2 * 2 + 24
-    norms = 2 * depth * sum(widths)  # scale and bias
-    by_hand = whitening + sum(9 * i * o for i, o in convolutions(widths, depth)) + norms + 10 * widths[-1]
+    # With scale and bias of the norm after each convolution.
+    groups = sum(9 * narrow * wide + 2 * wide for narrow, wide, _ in convolutions(widths, depth))
+    by_hand = whitening + groups + 10 * widths[-1]
     net = build(widths, depth)
     assert models.parameters(net) == by_hand == sum(parameter.numel() for parameter in net.parameters())
     assert expected in (by_hand, None)
 
 
-@pytest.mark.parametrize(("depth", "expected"), [(2, 0.236e9), (3, None)])
+@pytest.mark.parametrize(("depth", "expected"), [(2, 0.236e9), (3, None), ((2, 3, 2), None)])
 @pytest.mark.parametrize("size", [32, 24, 17])
-def test_the_operations_of_a_forward_pass(depth: int, size: int, expected: float | None):
+def test_the_operations_of_a_forward_pass(depth: Depth, size: int, expected: float | None):
     widths = (64, 256, 256)
     side = size - 1
     by_hand = 2 * 24 * 3 * 2 * 2 * side**2
-    for position, (narrow, wide) in enumerate(convolutions(widths, depth)):
+    for narrow, wide, first in convolutions(widths, depth):
         by_hand += 2 * 9 * narrow * wide * side**2
-        if position % depth == 0:  # pooling follows a group's first convolution
+        if first:  # pooling follows it
             side //= 2
     by_hand += 2 * widths[-1] * 10
     net = build(widths, depth)
@@ -75,9 +86,9 @@ def test_counting_leaves_the_net_as_it_was():
     assert not any(module._forward_hooks for module in net.modules())
 
 
-@pytest.mark.parametrize("depth", [2, 3])
+@pytest.mark.parametrize("depth", [2, 3, (2, 2, 3)])
 @pytest.mark.parametrize("size", [9, 10, 15, 16, 24, 31, 32, 40, 64])
-def test_any_resolution_gives_logits(size: int, depth: int):
+def test_any_resolution_gives_logits(size: int, depth: Depth):
     logits = build((8, 12, 16), depth, classes=7)(torch.randn(4, 3, size, size))
     assert logits.shape == (4, 7)
     assert logits.isfinite().all()

@@ -311,6 +311,7 @@ def test_a_plan_says_what_and_why():
     assert what.startswith("plan  widths 64/256/256, depth 2, batch 500, 24,32 pixels, cutout 8, about ")
     assert what.endswith(" % expected")
     assert "about 170 epochs" in plan(2e4).lines()[0]
+    assert ", depth 2/2/3, batch" in plan(60, configs.override(Config(), {"model.depth": "2,2,3"})).lines()[0]
     assert why.startswith("why  ")
     assert "measured on 64" in why
 

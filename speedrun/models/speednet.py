@@ -1,12 +1,13 @@
 """SpeedNet: the family of fast nets that the planner draws from; width and depth are its dials.
 
 Whitening 2x2 -> activation -> three groups -> global max pool -> linear. A group is [conv 3x3, max pool 2, BN,
-activation, conv 3x3, BN, activation], with a third convolution and a residual at depth 3. Global max pooling lets one
-set of weights take any resolution. At widths 64/256/256 and depth 2: 1.97 M parameters, 0.236 GFLOP forward at 32
-pixels. Source: github.com/KellerJordan/cifar10-airbench (depth 2: airbench94, depth 3: airbench96).
+activation, conv 3x3, BN, activation], with a third convolution and a residual at depth 3; each may have a depth of its
+own. Global max pooling lets one set of weights take any resolution. At widths 64/256/256 and depth 2: 1.97 M
+parameters, 0.236 GFLOP forward at 32 pixels. Source: github.com/KellerJordan/cifar10-airbench (depth 2: airbench94,
+depth 3: airbench96).
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import cast
 
 import torch
@@ -73,7 +74,7 @@ class SpeedNet(nn.Module):
     def __init__(
         self,
         widths: tuple[int, ...] = (64, 256, 256),
-        depth: int = 2,
+        depths: Sequence[int] = (2, 2, 2),
         activation: str = "gelu",
         classes: int = 10,
         fused: Collection[str] = (),
@@ -84,7 +85,7 @@ class SpeedNet(nn.Module):
         inputs = (self.whiten.out_channels, *widths[:-1])
         self.groups = nn.ModuleList(
             Group(narrow, wide, depth, activation, [part for part in fused if part != "conv" or place == 0])
-            for place, (narrow, wide) in enumerate(zip(inputs, widths, strict=True))
+            for place, (narrow, wide, depth) in enumerate(zip(inputs, widths, depths, strict=True))
         )
         self.head = Linear(widths[-1], classes, bias=False)
         self.reset_head()
@@ -112,7 +113,7 @@ class SpeedNet(nn.Module):
 
 def build(config: ModelConfig, classes: int) -> SpeedNet:
     """The net that the config describes. Raises UsageError where a size is missing."""
-    net = SpeedNet(config.need("widths"), config.need("depth"), config.activation, classes, config.fused)
+    net = SpeedNet(config.need("widths"), config.depths, config.activation, classes, config.fused)
     for layer in net.modules():
         if isinstance(layer, Conv) and config.fp8 is not None:
             layer.fp8 = layer.in_channels >= config.fp8
