@@ -5,7 +5,8 @@
     python -m benchmarks.scaling --measure --only "128/384/512 depth 3" --device cuda      # of the nets for GPUs
     python -m benchmarks.scaling --fit          # records -> speedrun/planner.json
 
-A point that is recorded already (same net, epochs, seed and tenth) is not run again. The table holds hyper-parameters,
+A point that is recorded already (same net, epochs, seed and tenth) is not run again. How fast each net is beside the
+planner's probe, `python -m benchmarks.step` records, alone on a quiet machine. The table holds hyper-parameters,
 costs and held-out accuracies; it never sees the test set.
 """
 
@@ -53,8 +54,8 @@ ABOUT = (
     "trained for `epochs` on 45,000 training images: its training operations (three forward passes an image) and its "
     "accuracy on the other 5,000 with six views, mean over runs, each of which holds out one of ten tenths; by how "
     "much a tenth is harder or easier than their mean is taken out of it. speed: operations a second as a share of the "
-    "probe's, median over its runs on the one CPU that made the most runs. forward_flops: operations to evaluate an "
-    "image at the last resolution. "
+    "probe's on the one CPU that made the most runs: of steps that were timed in turn with it, or, where not every net "
+    "has such, of its runs, the median. forward_flops: operations to evaluate an image at the last resolution. "
     "`measured: false` marks nets for budgets that no CPU reaches, whose one point is a guess after published test "
     "accuracies of similar nets."
 )
@@ -90,6 +91,17 @@ class Candidate:
             and run["dataset"] == "cifar10"
             and "held out" in run["split"]["scored"]
             and self._configured(run["config"])
+        )
+
+    def timed_by(self, step: Mapping[str, Any]) -> bool:
+        """Whether a record of `benchmarks.step` is of this net's step in eager mode, in turn with the probe's."""
+        ours = configs.to_dict(configs.override(Config(), self.dials).model)
+        changed = {setting.partition("=")[0] for setting in step.get("changed", ())}
+        return (
+            step["kind"] == "step"
+            and "probe_flops_per_second" in step
+            and (step["model"], step["batch"], step["compile"]) == (ours, self.dials["batch_size"], "off")
+            and changed <= self.dials.keys()
         )
 
     def _configured(self, plain: dict[str, Any]) -> bool:
@@ -193,12 +205,16 @@ def fit() -> dict[str, Any]:
     measured = [[run for run in runs if candidate.matches(run)] for candidate in candidates]
     hardness = fold_hardness(measured)
     processor = _processor([run for of_it in measured for run in of_it])
+    # One processor's, for they differ in more than their probe.
+    ours = [each for each in runs if each["device"]["name"] == processor]
+    speeds = [_speed_of_steps(net, [step for step in ours if net.timed_by(step)]) for net in candidates]
+    if None in speeds[: len(CANDIDATES)]:  # shares found in two ways would not compare
+        speeds = [_speed_of_runs(net, [run for run in ours if net.matches(run)]) for net in candidates]
     guesses = {large.name: (epochs, accuracy) for large, epochs, accuracy in PUBLISHED}
     rungs: list[dict[str, Any]] = []
-    for candidate, of_it in zip(candidates, measured, strict=True):
-        # One processor's, for they differ in more than their probe; a net that it has not timed is as fast as the last.
-        timed = [run for run in of_it if run["device"]["name"] == processor and "flops_per_second" in run]
-        speed = _speed(candidate, timed) if timed else rungs[-1]["speed"] if rungs else 1.0
+    for candidate, of_it, known in zip(candidates, measured, speeds, strict=True):
+        # A net that was not timed is as fast as the last.
+        speed = known or (rungs[-1]["speed"] if rungs else 1.0)
         # A few short trainings would hide what long ones are thought to reach.
         missing = {candidate.steps(epochs) for epochs in candidate.epochs} - {run["steps"] for run in of_it}
         if candidate.name in guesses and missing:
@@ -244,10 +260,28 @@ def _processor(runs: Sequence[dict[str, Any]]) -> str | None:
     return made.most_common(1)[0][0] if made else None
 
 
-def _speed(candidate: Candidate, runs: Sequence[dict[str, Any]]) -> float:
-    """A net's operations a second as a share of the probe's, the median over `runs`."""
+def _speed_of_steps(candidate: Candidate, steps: Sequence[dict[str, Any]]) -> float | None:
+    """A net's operations a second as a share of the probe's, from records of its `steps`; None where a size has none.
+
+    Of each size, those of the newest commit. A training takes as many steps at one size as at another.
+    """
+    newest = results.by_newest_commit(steps, lambda step: step["size"])
+    flops, probe_flops = 0.0, 0.0  # and those that the probe makes meanwhile
+    for size in candidate.dials["resolutions"]:
+        if size not in newest:
+            return None
+        shares = [step["flops_per_second"] / step["probe_flops_per_second"] for step in newest[size]]
+        flops += candidate.flops(size)
+        probe_flops += candidate.flops(size) / statistics.median(shares)
+    return round(flops / probe_flops, 3)
+
+
+def _speed_of_runs(candidate: Candidate, runs: Sequence[dict[str, Any]]) -> float | None:
+    """The same, the median over its trainings; None where there are none that know the probe's speed."""
     flops = candidate.training_flops()
-    return round(statistics.median(run["images_per_second"] * flops / run["flops_per_second"] for run in runs), 3)
+    timed = [run for run in runs if "flops_per_second" in run]
+    shares = [run["images_per_second"] * flops / run["flops_per_second"] for run in timed]
+    return round(statistics.median(shares), 3) if shares else None
 
 
 def _guessed(candidate: Candidate, epochs: float, accuracy: float, speed: float) -> dict[str, Any]:

@@ -7,7 +7,8 @@ Nets are the recipe's own or, where it leaves that to the planner, those of the 
 resolutions; `--set model.fused=norm,conv` and the like change any field but select.share, for how long a step takes
 that picks images depends on the point of the run. A recipe that does not fit the machine is told and stops no other. In
 turn with the step the device's peak is measured, in the same dtype: the fastest of torch's matrix products of 1,024,
-2,048 and 4,096 cubed and of a 3x3 convolution of 256 to 256 channels. Operations are those of three forward passes, of
+2,048 and 4,096 cubed and of a 3x3 convolution of 256 to 256 channels; and the planner's probe, by which
+`benchmarks.scaling --fit` knows how fast each net of its table is. Operations are those of three forward passes, of
 six with optim.sam, whose gradient is taken twice. Images are noise, on which the time does not depend.
 """
 
@@ -26,7 +27,7 @@ from benchmarks.harness import Call, Session, Timing, in_turn, report
 from benchmarks.rows import step_name
 from speedrun import config as configs
 from speedrun import device as devices
-from speedrun import memory, models, planner, recipes, rungs, trainee
+from speedrun import memory, models, planner, probe, recipes, rungs, trainee
 from speedrun.arguments import assigned
 from speedrun.config import Config, require
 from speedrun.data import Dataset
@@ -82,12 +83,13 @@ def peaks(device: torch.device, dtype: torch.dtype) -> dict[str, tuple[float, Ca
 
 
 def measure(trained: Trainee, size: int, seconds: float) -> dict[str, Any]:
-    """The fields of a record: of a step at `size` pixels, and of the peak in turn with it."""
+    """The fields of a record: of a step at `size` pixels, and of the peak and the probe in turn with it."""
     device, dtype = trained.machine.choice.device, trained.machine.choice.dtype
     stream, step = trained.stream(), trained.step()
     together = TOGETHER.get(device.type, 1)
     products = peaks(device, dtype)
-    calls: dict[str, Call] = {"step": lambda: step(stream.next(size), breakdown.PROGRESS)}
+    probe_flops, probed = probe.training_step(device, dtype)
+    calls: dict[str, Call] = {"step": lambda: step(stream.next(size), breakdown.PROGRESS), "probe": probed}
     calls.update({name: call for name, (_, call) in products.items()})
     times = in_turn(calls, device, cold=False, seconds=seconds, together=together, ahead=False)
     timing = Timing.of(times["step"])
@@ -106,6 +108,7 @@ def measure(trained: Trainee, size: int, seconds: float) -> dict[str, Any]:
         "peak_flops_per_second": peak,
         "peaks": reached,
         "peak_share": flops / timing.median / peak,
+        "probe_flops_per_second": probe_flops / statistics.median(times["probe"]),
         "memory": profile.memory,
         "breakdown": profile.shares(),
     }

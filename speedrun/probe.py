@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -34,11 +35,8 @@ def settle_threads(dtype: torch.dtype) -> float:
     return speed
 
 
-def training_flops_per_second(device: torch.device, dtype: torch.dtype, steps: int = STEPS) -> float:
-    """Operations a second of a training step in eager mode: median of `steps` after one to warm up.
-
-    A step counts as three forward passes.
-    """
+def training_step(device: torch.device, dtype: torch.dtype) -> tuple[float, Callable[[], object]]:
+    """The probe: a training step in eager mode; its operations, which count as three forward passes, and a call."""
     widths, size, batch_size = PROBES.get(device.type, PROBES["cpu"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -49,10 +47,16 @@ def training_flops_per_second(device: torch.device, dtype: torch.dtype, steps: i
     flops = 3 * models.forward_flops(net, size) * batch_size
     step = PlainStep(net, net, OptimConfig(), batch_size, dtype)
     batch = Batch(images, labels, labels)
+    return flops, lambda: step(batch, 0.0)
+
+
+def training_flops_per_second(device: torch.device, dtype: torch.dtype, steps: int = STEPS) -> float:
+    """Operations a second of the probe: median of `steps` after one to warm up."""
+    flops, step = training_step(device, dtype)
     seconds = []
     for _ in range(1 + steps):
         start = time.perf_counter()
-        step(batch, 0.0)
+        step()
         synchronize(device)
         seconds.append(time.perf_counter() - start)
     return flops / statistics.median(seconds[1:])

@@ -79,6 +79,58 @@ def test_speeds_are_those_of_one_processor(monkeypatch: pytest.MonkeyPatch):
     assert untimed["source"] == "measured on the split on Board, Slate"
 
 
+def step(net: scaling.Candidate, size: int, share: float, sha: str = "a", **changes: Any) -> dict[str, Any]:
+    """What the fit reads of a record of a step that runs at a `share` of the probe's speed."""
+    return {
+        "kind": "step",
+        "started": f"2026-11-20T10:00:0{ord(sha) - ord('a')}Z",
+        "device": {"name": "Abacus", "kind": "cpu"},
+        "git": {"sha": sha, "dirty": False},
+        "versions": {"torch": "2.13"},
+        "model": configs.to_dict(configs.override(Config(), net.dials).model),
+        "batch": net.dials["batch_size"],
+        "size": size,
+        "compile": "off",
+        "flops_per_second": share * 3e11,
+        "probe_flops_per_second": 3e11,
+        **changes,
+    }
+
+
+def test_speeds_are_those_of_steps_once_every_net_has_been_timed(monkeypatch: pytest.MonkeyPatch):
+    second = scaling.CANDIDATES[1]
+    settings = {name: scaling._text(value) for name, value in second.dials.items()}
+    runs = [run(0.8), run(0.8, **settings)]
+    of_runs = [2.0, round(2.0 * second.training_flops() / NET.training_flops(), 3)]
+    records = list(runs)
+    monkeypatch.setattr(scaling, "CANDIDATES", (NET, second))
+    monkeypatch.setattr(scaling, "PUBLISHED", ())
+    monkeypatch.setattr(scaling, "recorded", lambda: records)
+
+    def speeds() -> list[float]:
+        return [rung["speed"] for rung in scaling.fit()["rungs"]]
+
+    assert speeds() == of_runs
+    records += [step(NET, size, 0.5) for size in (16, 20, 24)]
+    assert speeds() == of_runs  # the second net has none
+    records += [step(second, size, 1.0) for size in (20, 24)]
+    assert speeds() == of_runs  # nor at all its sizes
+    records.append(step(second, 28, 0.5))
+    # At half the speed the last size takes twice the seconds for its operations.
+    small, middle, large = (second.flops(size) for size in (20, 24, 28))
+    expected = [0.5, pytest.approx((small + middle + large) / (small + middle + 2 * large), abs=1e-3)]
+    assert speeds() == expected
+    others = ({"device": {"name": "Slate", "kind": "cpu"}}, {"batch": 7}, {"compile": "default"})
+    records += [step(NET, 16, 9.0, **changes) for changes in (*others, {"changed": ["optim.sam=0.1"]})]
+    records += [step(NET, 16, 9.0, model={**step(NET, 16, 9.0)["model"], "activation": "relu"})]
+    untimed = step(NET, 16, 9.0)
+    del untimed["probe_flops_per_second"]
+    records.append(untimed)
+    assert speeds() == expected
+    records += [step(NET, size, share, "b", changed=["batch_size=250"]) for size in (16, 20, 24) for share in (2, 3, 4)]
+    assert speeds() == [3.0, expected[1]]  # the newest commit's
+
+
 def test_a_guess_stands_until_the_net_has_been_measured_at_all_its_lengths(monkeypatch: pytest.MonkeyPatch):
     (large, epochs, accuracy), *_ = scaling.PUBLISHED
     monkeypatch.setattr(scaling, "CANDIDATES", (NET,))

@@ -116,6 +116,7 @@ def test_a_step_makes_a_sound_record(machine: Machine, config: Config, monkeypat
     assert line["images_per_second"] == pytest.approx(BATCH / line["seconds"]["median"])
     assert line["peak_flops_per_second"] == max(line["peaks"].values())
     assert set(line["peaks"]) == {"mm 32", "mm 64", "convolution"}
+    assert line["probe_flops_per_second"] > 0
     assert len(line["runs"]) == line["seconds"]["calls"]
     assert sum(line["breakdown"].values()) == pytest.approx(1)
     expected = {"convolutions, forward", "convolutions, backward", "pooling", "normalisation", "activation"}
