@@ -48,6 +48,7 @@ FREE = (
     "quiet",
     "json",
 )
+UNTIMED = ("device", "tta", "uncertain_share")  # those that do not touch how long a step takes
 SCORED = {"tta": "full", "uncertain_share": 1.0}  # how the images held out are: all six views of each
 ABOUT = (
     "Made by `python -m benchmarks.scaling --fit` from the committed records; not edited by hand. A point is a net "
@@ -55,7 +56,8 @@ ABOUT = (
     "accuracy on the other 5,000 with six views, mean over runs, each of which holds out one of ten tenths; by how "
     "much a tenth is harder or easier than their mean is taken out of it. speed: operations a second as a share of the "
     "probe's on the one CPU that made the most runs: of steps that were timed in turn with it, or, where not every net "
-    "has such, of its runs, the median. forward_flops: operations to evaluate an image at the last resolution. "
+    "has such, of its runs, the median; a net that was not timed has that of the one before it. forward_flops: "
+    "operations to evaluate an image at the last resolution. "
     "`measured: false` marks nets for budgets that no CPU reaches, whose one point is a guess after published test "
     "accuracies of similar nets."
 )
@@ -90,28 +92,25 @@ class Candidate:
             and run["budget_seconds"] is None
             and run["dataset"] == "cifar10"
             and "held out" in run["split"]["scored"]
-            and self._configured(run["config"])
+            and self._configured(run["config"], FREE, SCORED)
         )
 
     def timed_by(self, step: Mapping[str, Any]) -> bool:
-        """Whether a record of `benchmarks.step` is of this net's step in eager mode, in turn with the probe's."""
-        ours = configs.to_dict(configs.override(Config(), self.dials).model)
-        changed = {setting.partition("=")[0] for setting in step.get("changed", ())}
+        """Whether a record of `benchmarks.step` is of this net's step, as a CPU makes it in a run, and the probe's."""
         return (
             step["kind"] == "step"
             and "probe_flops_per_second" in step
-            and (step["model"], step["batch"], step["compile"]) == (ours, self.dials["batch_size"], "off")
-            and changed <= self.dials.keys()
+            and self._configured(step["settings"]["config"], UNTIMED, {"compile": "off"})
         )
 
-    def _configured(self, plain: dict[str, Any]) -> bool:
-        """Whether a config, as JSON values, is of this net; what may differ is taken from it."""
+    def _configured(self, plain: dict[str, Any], free: Sequence[str], held: Mapping[str, Any]) -> bool:
+        """Whether a config, as JSON values, is of this net and has what is `held`; what is `free` is taken from it."""
         try:
             given = configs.from_dict(Config, plain)
         except UsageError:  # another version's, with fields of which nothing is known here
             return False
-        free = {name: getattr(given, name) for name in FREE}
-        return given == configs.override(replace(Config(), **free), {**self.dials, **SCORED})
+        taken = {name: getattr(given, name) for name in free}
+        return given == configs.override(replace(Config(), **taken), {**self.dials, **held})
 
     def flops(self, size: int) -> int:
         """Operations of an image's forward pass."""
@@ -210,6 +209,7 @@ def fit() -> dict[str, Any]:
     ours = [each for each in runs if each["device"]["name"] == processor]
     speeds = [_speed_of_steps(net, [step for step in ours if net.timed_by(step)]) for net in candidates]
     if None in speeds[: len(CANDIDATES)]:  # shares found in two ways would not compare
+        print("speeds are of runs: not every net has been timed by benchmarks.step", file=sys.stderr)
         speeds = [_speed_of_runs(net, [run for run in ours if net.matches(run)]) for net in candidates]
     guesses = {large.name: (epochs, accuracy) for large, epochs, accuracy in PUBLISHED}
     rungs: list[dict[str, Any]] = []

@@ -155,7 +155,8 @@ def line(fields: dict[str, Any]) -> str:
     return (
         f"{title(fields, fields['size'])}: {times}, {fields['images_per_second']:,.0f} images/s, "
         f"{fields['flops_per_second'] / 1e12:.3g} TFLOP/s, {fields['peak_share']:.0%} of "
-        f"{fields['peak_flops_per_second'] / 1e12:.3g}, {fields['memory'] / 2**20:,.0f} MiB\n  {parts}"
+        f"{fields['peak_flops_per_second'] / 1e12:.3g}, probe {fields['probe_flops_per_second'] / 1e12:.3g}, "
+        f"{fields['memory'] / 2**20:,.0f} MiB\n  {parts}"
     )
 
 
@@ -231,7 +232,7 @@ def main() -> int:
     parser = net_parser(__doc__)
     add_step(parser)
     parser.add_argument("--size", action="append", type=int, help="pixels a side; repeatable")
-    parser.add_argument("--seconds", type=float, default=3.0, help="for the step, and for each product of the peak")
+    parser.add_argument("--seconds", type=float, default=3.0, help="for the step, the probe and each product")
     parser.add_argument("--quick", action="store_true", help="one net at its first resolution, a second each")
     parser.add_argument("--no-record", action="store_true", help="print only")
     options = parser.parse_args()

@@ -93,6 +93,11 @@ class ModelConfig(Checked):
     )
     parameter_limit: int | None = option(None, "number of parameters that the net must stay below")
 
+    def __post_init__(self) -> None:
+        if self.depth in ((2, 2, 2), (3, 3, 3)):  # the planner's table knows these by one number
+            object.__setattr__(self, "depth", self.depths[0])
+        super().__post_init__()
+
     def check(self) -> None:
         deep = self.depth is None or (set(self.depths) <= {2, 3} and len(self.depths) == 3)
         require(deep, f"model.depth must be 2 or 3, or three of these, not {as_text(self.depth)}")

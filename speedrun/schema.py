@@ -268,7 +268,9 @@ STEP: Table = {
     "peak_flops_per_second": Field(float, "of the fastest matrix product or convolution, same rounds", low=0),
     "peaks": Field(dict, "operations a second of each of them", each=Field(float, "of their medians", low=0)),
     "peak_share": Field(float, "flops_per_second over peak_flops_per_second", low=0),
-    "probe_flops_per_second": Field(float, "of the planner's probe, same rounds", required=False, low=0),
+    "probe_flops_per_second": Field(
+        float, "of the planner's probe, same rounds: on a CPU as a run has it", required=False, low=0
+    ),
     "memory": Field(int, "bytes a step allocates at once beyond what lay there", null="always", low=0),
     "breakdown": _SHARES,
 }

@@ -2,7 +2,7 @@
 
 optim.lr=log:1e-6..1           log-uniform
 optim.momentum=0.5..0.95       uniform; whole numbers for fields of whole numbers
-model.activation=relu|silu     one of these, also with commas between them
+model.activation=relu|silu     one of these, also with commas between them; model.depth=2|2,2,3 only so
 model.blocks=1..4 x 2..4       a value for each of 2 to 4 stages; fields with the same number of stages agree on it
 """
 

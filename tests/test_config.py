@@ -128,6 +128,10 @@ def test_B1_each_field_can_be_set_by_text(name: str):
     assert [value_of(changed, other) for other in others] == [value_of(Config(), other) for other in others]
 
 
+def test_one_depth_of_all_stages_is_one_number():
+    assert config.override(Config(), {"model.depth": "3,3,3"}) == config.override(Config(), {"model.depth": 3})
+
+
 MIXED = config.override(Config(), {"model.depth": "2,2,3"})  # a field of two types
 
 

@@ -79,6 +79,12 @@ def test_speeds_are_those_of_one_processor(monkeypatch: pytest.MonkeyPatch):
     assert untimed["source"] == "measured on the split on Board, Slate"
 
 
+def stepped(net: scaling.Candidate, **changes: Any) -> dict[str, Any]:
+    """The config of a step of a net."""
+    asked = {**net.dials, "tta": "full", "uncertain_share": 0.25, "compile": "off", **changes}
+    return configs.to_dict(configs.override(Config(), asked))
+
+
 def step(net: scaling.Candidate, size: int, share: float, sha: str = "a", **changes: Any) -> dict[str, Any]:
     """What the fit reads of a record of a step that runs at a `share` of the probe's speed."""
     return {
@@ -87,10 +93,8 @@ def step(net: scaling.Candidate, size: int, share: float, sha: str = "a", **chan
         "device": {"name": "Abacus", "kind": "cpu"},
         "git": {"sha": sha, "dirty": False},
         "versions": {"torch": "2.13"},
-        "model": configs.to_dict(configs.override(Config(), net.dials).model),
-        "batch": net.dials["batch_size"],
+        "settings": {"config": stepped(net)},
         "size": size,
-        "compile": "off",
         "flops_per_second": share * 3e11,
         "probe_flops_per_second": 3e11,
         **changes,
@@ -120,14 +124,15 @@ def test_speeds_are_those_of_steps_once_every_net_has_been_timed(monkeypatch: py
     small, middle, large = (second.flops(size) for size in (20, 24, 28))
     expected = [0.5, pytest.approx((small + middle + large) / (small + middle + 2 * large), abs=1e-3)]
     assert speeds() == expected
-    others = ({"device": {"name": "Slate", "kind": "cpu"}}, {"batch": 7}, {"compile": "default"})
-    records += [step(NET, 16, 9.0, **changes) for changes in (*others, {"changed": ["optim.sam=0.1"]})]
-    records += [step(NET, 16, 9.0, model={**step(NET, 16, 9.0)["model"], "activation": "relu"})]
+    others = ({"batch_size": 7}, {"compile": "default"}, {"dtype": "float32"}, {"optim.sam": 0.1}, {"recipe": "mynet"})
+    for changes in (*others, {"model.activation": "relu"}):
+        records.append(step(NET, 16, 9.0, settings={"config": stepped(NET, **changes)}))
+    records.append(step(NET, 16, 9.0, device={"name": "Slate", "kind": "cpu"}))
     untimed = step(NET, 16, 9.0)
     del untimed["probe_flops_per_second"]
     records.append(untimed)
     assert speeds() == expected
-    records += [step(NET, size, share, "b", changed=["batch_size=250"]) for size in (16, 20, 24) for share in (2, 3, 4)]
+    records += [step(NET, size, share, "b") for size in (16, 20, 24) for share in (2, 3, 4)]
     assert speeds() == [3.0, expected[1]]  # the newest commit's
 
 

@@ -43,6 +43,8 @@ def test_whole_numbers_and_their_ends():
         ("optim.lr", "none,0.2", {None, 0.2}),
         ("model.widths", "8,8,8|16,16,16", {(8, 8, 8), (16, 16, 16)}),
         ("model.widths", "8,8,8", {(8, 8, 8)}),
+        ("model.depth", "2,3", {2, 3}),
+        ("model.depth", "2|2,2,3", {2, (2, 2, 3)}),
         ("model.fused", "none|norm|norm,conv", {(), ("norm",), ("norm", "conv")}),
     ],
 )

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+import time
 
 import pytest
 import torch
@@ -108,6 +109,8 @@ def test_a_recipe_that_does_not_fit_stops_no_other(machine: Machine, monkeypatch
 def test_a_step_makes_a_sound_record(machine: Machine, config: Config, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(steps, "SQUARES", (32, 64))
     monkeypatch.setattr(steps, "CONVOLVED", (1, 4))
+    # A probe that takes 20 ms.
+    monkeypatch.setattr(steps.probe, "training_step", lambda *_: (1e6, lambda: time.sleep(0.02)))
     trained = steps.prepared(config, machine)
     fields = {**steps.about(trained.config, machine), **steps.measure(trained, SIZE, 0.0)}
     line = Session(CPU).line("step", {"size": SIZE}, **fields)
@@ -116,7 +119,7 @@ def test_a_step_makes_a_sound_record(machine: Machine, config: Config, monkeypat
     assert line["images_per_second"] == pytest.approx(BATCH / line["seconds"]["median"])
     assert line["peak_flops_per_second"] == max(line["peaks"].values())
     assert set(line["peaks"]) == {"mm 32", "mm 64", "convolution"}
-    assert line["probe_flops_per_second"] > 0
+    assert 1e6 / 0.2 < line["probe_flops_per_second"] <= 1e6 / 0.02
     assert len(line["runs"]) == line["seconds"]["calls"]
     assert sum(line["breakdown"].values()) == pytest.approx(1)
     expected = {"convolutions, forward", "convolutions, backward", "pooling", "normalisation", "activation"}
