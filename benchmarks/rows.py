@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from benchmarks.results import code
 from benchmarks.standings import OURS
+from speedrun.config import as_text
 from speedrun.schema import FINISHED
-from speedrun.summary import listed
 
 
 @dataclass(frozen=True)
@@ -160,8 +160,8 @@ def apart(hosts: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
 
 def net_name(model: Mapping[str, Any]) -> str:
     """A net by its size, from its config as a record has it; which net that is, its recipe says."""
-    widths = listed(model["widths"] or ())
-    return widths if model["depth"] in (None, 2) else f"{widths} depth {listed(model['depth'])}"
+    widths = as_text(model["widths"] or (), "/")
+    return widths if model["depth"] in (None, 2) else f"{widths} depth {as_text(model['depth'], '/')}"
 
 
 def step_name(step: Mapping[str, Any]) -> str:

@@ -29,7 +29,6 @@ from speedrun import config as configs
 from speedrun import models
 from speedrun.config import Config
 from speedrun.errors import SpeedrunError, UsageError
-from speedrun.summary import listed
 
 TABLE = Path(__file__).parent.parent / "speedrun" / "planner.json"
 HELD_OUT_TRAINING = 45_000
@@ -72,8 +71,8 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        widths, depth = listed(self.dials["model.widths"]), self.dials["model.depth"]
-        return widths if depth == 2 else f"{widths} depth {listed(depth)}"
+        widths, depth = configs.as_text(self.dials["model.widths"], "/"), self.dials["model.depth"]
+        return widths if depth == 2 else f"{widths} depth {configs.as_text(depth, '/')}"
 
     def steps(self, epochs: float) -> int:
         """Steps of so many epochs."""
@@ -81,7 +80,9 @@ class Candidate:
 
     def flags(self, epochs: float) -> list[str]:
         """The command line of the main job that measures a point."""
-        settings = [word for name, value in self.dials.items() for word in ("--set", f"{name}={_text(value)}")]
+        settings = [
+            word for name, value in self.dials.items() for word in ("--set", f"{name}={configs.as_text(value)}")
+        ]
         return ["--steps", str(self.steps(epochs)), "--holdout", "--tta", "full", "--dataset", "cifar10", *settings]
 
     def matches(self, run: dict[str, Any]) -> bool:
@@ -192,10 +193,6 @@ def _chosen(names: str | None) -> list[Candidate]:
 
 def _is_point(run: dict[str, Any], flags: Sequence[str], seed: int) -> bool:
     return run["config"]["steps"] == int(flags[1]) and run["seed"] == seed and _fold(run) == seed % 10
-
-
-def _text(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def fit() -> dict[str, Any]:

@@ -28,7 +28,7 @@ from benchmarks.results import by_newest_commit
 from benchmarks.rows import machine
 from speedrun import config as configs
 from speedrun.errors import SpeedrunError
-from speedrun.summary import aligned, listed
+from speedrun.summary import aligned
 
 DEVICES = (1, 2, 4, 8, 16, 32, 64)
 GAIN = 0.1  # what twice the devices must bring to be worth it
@@ -185,7 +185,7 @@ def lines(found: dict[str, Any]) -> list[str]:
 
 
 def _net(found: Mapping[str, Any]) -> str:
-    return listed(found["dials"]["model.widths"])
+    return configs.as_text(found["dials"]["model.widths"], "/")
 
 
 def table(records: Sequence[dict[str, Any]]) -> str:

@@ -108,9 +108,9 @@ def differences(base: T, config: T) -> dict[str, str]:
     return {name: as_text(get(config, name)) for name in names if get(config, name) != get(base, name)}
 
 
-def as_text(value: Any) -> str:
-    """A field's value as the command line takes it."""
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+def as_text(value: Any, separator: str = ",") -> str:
+    """A field's value as the command line takes it; with another `separator` as people read it: 64/256/256."""
+    return separator.join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def leaf_names(kind: Any, prefix: str = "") -> list[str]:

@@ -12,9 +12,9 @@ from typing import Any
 
 from speedrun import compilation
 from speedrun.compilation import COMPILING, code_name
-from speedrun.config import Config, get, leaf_names, override, require
+from speedrun.config import Config, as_text, get, leaf_names, override, require
 from speedrun.rungs import SIDE, Rung, choices
-from speedrun.summary import listed, percent, rounded
+from speedrun.summary import percent, rounded
 
 # How many views of an image `speedrun.evaluate` takes. A quarter of the images, the least certain, gets nearly all that
 # further views gain (source: github.com/hiverge/cifar10-speedrun); the full six gained 0.8 points on the split. Of the
@@ -92,9 +92,9 @@ class Plan:
 
     def lines(self) -> list[str]:
         """What was chosen and why, for a person."""
-        depth = f", depth {listed(self.dials['model.depth'])}" if "model.depth" in self.dials else ""
-        net = f"widths {listed(self.dials['model.widths'])}{depth}"
-        pixels, cutout = listed(self.dials["resolutions"], ","), self.dials["augment.cutout"]
+        depth = f", depth {as_text(self.dials['model.depth'], '/')}" if "model.depth" in self.dials else ""
+        net = f"widths {as_text(self.dials['model.widths'], '/')}{depth}"
+        pixels, cutout = as_text(self.dials["resolutions"]), self.dials["augment.cutout"]
         epochs = "" if self.epochs is None else f", about {rounded(self.epochs, 2)} epochs"
         expected = "" if self.expected_accuracy is None else f"; about {percent(self.expected_accuracy, 1)} expected"
         return [
@@ -289,7 +289,7 @@ def _epoch_flops(rung: Rung, images: int) -> float:
 def _check_sizes(dials: Mapping[str, Any], translate: int, image_size: int) -> None:
     """Raise UsageError for what images of `image_size` pixels cannot give."""
     resolutions, cutout = dials["resolutions"], dials["augment.cutout"]
-    shown = listed(resolutions, ",")
+    shown = as_text(resolutions)
     require(max(resolutions) <= image_size, f"resolutions {shown} are more than the images' {image_size} pixels")
     require(cutout <= image_size, f"augment.cutout {cutout} is more than the images' {image_size} pixels")
     require(translate < image_size, f"augment.translate {translate} does not fit images of {image_size} pixels")

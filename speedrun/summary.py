@@ -1,6 +1,6 @@
 """What a summary says, as rows of a label and a text, however it is drawn. Standard library only."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +49,6 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows of cells as lines, the columns two spaces apart."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def listed(numbers: int | Iterable[int], separator: str = "/") -> str:
-    """A number, or several with a separator between them: widths of stages, 64/256/256."""
-    return str(numbers) if isinstance(numbers, int) else separator.join(map(str, numbers))
 
 
 def percent(fraction: float, digits: int = 2) -> str:

@@ -64,7 +64,7 @@ def test_a_point_measured_on_a_hard_tenth_alone_is_corrected():
 
 def test_speeds_are_those_of_one_processor(monkeypatch: pytest.MonkeyPatch):
     def on(name: str, kind: str, images_per_second: float, steps: int, **dials: Any) -> dict[str, Any]:
-        made = run(0.8, steps=steps, **{field: scaling._text(value) for field, value in dials.items()})
+        made = run(0.8, steps=steps, **{field: configs.as_text(value) for field, value in dials.items()})
         return {**made, "device": {"name": name, "kind": kind}, "images_per_second": images_per_second}
 
     second = scaling.CANDIDATES[1]
@@ -103,7 +103,7 @@ def step(net: scaling.Candidate, size: int, share: float, sha: str = "a", **chan
 
 def test_speeds_are_those_of_steps_once_every_net_has_been_timed(monkeypatch: pytest.MonkeyPatch):
     second = scaling.CANDIDATES[1]
-    settings = {name: scaling._text(value) for name, value in second.dials.items()}
+    settings = {name: configs.as_text(value) for name, value in second.dials.items()}
     runs = [run(0.8), run(0.8, **settings)]
     of_runs = [2.0, round(2.0 * second.training_flops() / NET.training_flops(), 3)]
     records = list(runs)
@@ -144,7 +144,7 @@ def test_a_guess_stands_until_the_net_has_been_measured_at_all_its_lengths(monke
     small, guess = scaling.fit()["rungs"]
     assert (small["measured"], guess["measured"]) == (True, False)
     assert [(point["epochs"], point["accuracy"]) for point in guess["points"]] == [(epochs, accuracy)]
-    settings = {name: scaling._text(value) for name, value in large.dials.items()}
+    settings = {name: configs.as_text(value) for name, value in large.dials.items()}
     measured = [run(0.95, steps=large.steps(each), **settings) for each in large.epochs]
     monkeypatch.setattr(scaling, "recorded", lambda: [run(0.8), *measured[:-1]])
     assert scaling.fit()["rungs"][1]["points"] == guess["points"]

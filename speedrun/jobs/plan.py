@@ -7,10 +7,10 @@ from typing import Any
 
 from speedrun import planner
 from speedrun.arguments import Parser, take_config
-from speedrun.config import Config, require
+from speedrun.config import Config, as_text, require
 from speedrun.errors import UsageError
 from speedrun.planner import Situation
-from speedrun.summary import listed, percent, rounded
+from speedrun.summary import percent, rounded
 
 FIELDS = ("recipe", "device", "dtype", "compile", "tta", "data_dir", "dataset", "json")
 BUDGETS = "10,60,600"
@@ -123,8 +123,8 @@ def _line(row: dict[str, Any]) -> str:
     if "problem" in row:
         return head + row["problem"]
     expected, epochs = row["expected_accuracy"], row["epochs"]
-    widths, pixels = listed(row["model.widths"]), listed(row["resolutions"], ",")
-    depth = f" depth {listed(row['model.depth'])}" if "model.depth" in row else ""
+    widths, pixels = as_text(row["model.widths"], "/"), as_text(row["resolutions"])
+    depth = f" depth {as_text(row['model.depth'], '/')}" if "model.depth" in row else ""
     length = "" if epochs is None else f", {rounded(epochs, 2)} epochs"
     cutout = f", cutout {row['augment.cutout']}" if row["augment.cutout"] else ""
     return (
