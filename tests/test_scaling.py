@@ -51,13 +51,24 @@ def test_the_hardness_of_a_tenth_is_found_from_what_was_measured_on_several():
     hard = {0: 0.10, 1: -0.04, 2: -0.06}
     runs = [run(1 - 0.3 * math.exp(hard[fold]), steps=100, fold=fold) for fold in hard]
     runs += [run(1 - 0.2 * math.exp(hard[fold]), steps=200, fold=fold) for fold in (0, 1)]
-    assert scaling.fold_hardness([runs]) == pytest.approx(hard)
+    assert scaling.fold_hardness([runs], math.log(0.2)) == pytest.approx(hard)
+
+
+def test_a_tenth_may_be_hard_for_good_nets_alone():
+    of_poor, of_good = {0: 0.02, 1: -0.02}, {0: -0.1, 1: 0.1}
+    poor = [run(1 - 0.5 * math.exp(h), steps=100, fold=fold) for fold, h in of_poor.items()]
+    good = [run(1 - 0.05 * math.exp(h), steps=200, fold=fold) for fold, h in of_good.items()]
+    good.append(run(1 - 0.04 * math.exp(of_good[0]), steps=300, fold=0))
+    assert scaling.fold_hardness([poor, good], math.log(0.5)) == pytest.approx(of_poor, abs=1e-3)
+    assert scaling.fold_hardness([poor, good], math.log(0.05)) == pytest.approx(of_good, abs=1e-3)
+    points = scaling._rung(NET, [*poor, *good], [[*poor, *good]], speed=2.0)["points"]
+    assert [point["accuracy"] for point in points] == pytest.approx([0.5, 0.95, 0.96], abs=1e-4)
 
 
 def test_a_point_measured_on_a_hard_tenth_alone_is_corrected():
     runs = [run(1 - 0.3 * math.exp(h), fold=fold) for fold, h in enumerate((0.1, -0.1))]
     runs.append(run(1 - 0.2 * math.exp(0.1), steps=200, fold=0))
-    found = scaling._rung(NET, runs, scaling.fold_hardness([runs]), speed=2.0)
+    found = scaling._rung(NET, runs, [runs], speed=2.0)
     assert [point["accuracy"] for point in found["points"]] == pytest.approx([0.7, 0.8])
     assert [point["seeds"] for point in found["points"]] == [2, 1]
 
