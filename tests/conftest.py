@@ -4,8 +4,9 @@ The real CIFAR-10 is found by $SPEEDRUN_DATA alone; without it its tests skip.
 """
 
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
-from processes import TINY_NET
+from processes import TINY_NET, run
 
 from speedrun import record
 from speedrun.config import Config, override
 
+# Seconds in which torch is imported, from outside, on the slowest machine that the tests' deadlines were chosen on.
+IMPORTED = 2.0
+Paced = Callable[[float], int]
 NET_SETTINGS = dict(word.removeprefix("--set=").split("=", 1) for word in TINY_NET if word.startswith("--set="))
 
 
@@ -60,6 +64,14 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     test_images, test_labels = colour_classes(200, seed=1)
     np.savez(path, images=images, labels=labels, test_images=test_images, test_labels=test_labels)
     return path
+
+
+@pytest.fixture(scope="session")
+def paced() -> Paced:
+    """Makes `--seconds` of those that suit a quick machine: as many times more as importing torch takes longer here."""
+    # The quickest of three: the first reads the disk. Not of the program itself, which is what the deadlines bound.
+    pace = max(1.0, min(run(["-c", "import torch"]).seconds for _ in range(3)) / IMPORTED)
+    return lambda seconds: math.ceil(seconds * pace)
 
 
 def tiny(data: Path, out: Path, settings: Mapping[str, str] | None = None, **changes: Any) -> Config:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Paced
 from processes import TINY_NET, one_line
 
 from speedrun import cli, config, recipes, record, scores, trials
@@ -86,13 +87,15 @@ def test_B7_poisoned_test_labels_change_nothing(varied: Path, tiny_data: Path, t
     assert [trial["accuracy"] for trial in misled] == [trial["accuracy"] for trial in sound[:3]]
 
 
+@pytest.mark.clock
 def test_the_standard_changes_of_any_recipe_fit_one_budget(
-    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_data: Path, tmp_path: Path, paced: Paced, monkeypatch: pytest.MonkeyPatch
 ):
+    deadline = paced(14)
     monkeypatch.setattr(trials.Watchdog, "for_budget", lambda start, seconds: None)  # it would end the tests as well
     start = time.monotonic()
-    assert run(tiny_data, tmp_path / "out", "--seconds=14", "--dtype=bfloat16") == 0
-    assert time.monotonic() - start < 14
+    assert run(tiny_data, tmp_path / "out", f"--seconds={deadline}", "--dtype=bfloat16") == 0
+    assert time.monotonic() - start < deadline
     found = read_record(tmp_path / "out")
     changes = [row["change"] for row in found["rows"]]
     assert changes == ["as it is", *ablate.standard(Config(batch_size=50))]

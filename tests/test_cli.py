@@ -161,6 +161,7 @@ def test_L4_a_folder_that_holds_a_run_is_refused(tiny_data: Path, tmp_path: Path
     assert [(path.name, path.read_text()) for path in out.iterdir()] == [("result.json", "{}")]
 
 
+@pytest.mark.clock
 def test_W1_the_least_seconds_that_it_names_are_enough(tiny_data: Path, tmp_path: Path):
     ended = speedrun(f"--dataset={tiny_data}", "--seconds=1", "--quiet", *TINY_NET)
     least = int(ended.stderr.partition("--seconds ")[2].split()[0])
@@ -181,6 +182,7 @@ def help_text() -> Ended:
     return [speedrun("--help") for _ in range(3)][-1]
 
 
+@pytest.mark.clock
 def test_help_is_quick_and_names_every_flag(help_text: Ended):
     assert help_text.code == 0
     assert help_text.seconds < 1

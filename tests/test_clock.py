@@ -10,6 +10,8 @@ from processes import ROOT, environment, one_line, run
 from speedrun import clock
 from speedrun.clock import PHASES, Clock, Ledger, process_start
 
+pytestmark = pytest.mark.clock
+
 
 class FakeTime:
     """Seconds that pass when a test says so. Eighths of a second are exact in binary, so sums can be compared."""

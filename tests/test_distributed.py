@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from conftest import colour_classes, read_record
+from conftest import Paced, colour_classes, read_record
 from processes import ROOT, TINY_NET, Ended, ended, environment, one_line, ranks, run, speedrun, torchrun
 
 from speedrun import cli, distributed, metrics
@@ -17,6 +17,8 @@ from speedrun.distributed import World
 from speedrun.errors import BudgetError, SpeedrunError, UsageError
 from speedrun.methods.parallel import deal
 from speedrun.run import train
+
+pytestmark = pytest.mark.clock
 
 SETTINGS = (*TINY_NET, "--dtype=float32")
 # Everything that a step or a run carries along, and a batch that 4 ranks cannot share evenly.
@@ -134,18 +136,19 @@ def _curve(folder: Path) -> list[float]:
     return [json.loads(line)["accuracy"] for line in (folder / "validation.jsonl").read_text().splitlines()]
 
 
-def test_W2_ranks_keep_one_deadline(tmp_path: Path):
+def test_W2_ranks_keep_one_deadline(tmp_path: Path, paced: Paced):
     """Counted from the launcher's start; with statistics of each rank's part, and scores of as many images as there is
     time for, which each rank's own clock would say differently."""
     (images, labels), (test_images, test_labels) = colour_classes(9000, seed=0), colour_classes(200, seed=1)
     data = tmp_path / "many.npz"
     np.savez(data, images=images, labels=labels, test_images=test_images, test_labels=test_labels)
-    found = ranks(2, *words(data, tmp_path / "out", "--seconds=14", "--set=validation.count=60"))
+    deadline = paced(14)
+    found = ranks(2, *words(data, tmp_path / "out", f"--seconds={deadline}", "--set=validation.count=60"))
     assert found.code == 0, found.stderr
-    assert found.seconds <= 14
+    assert found.seconds <= deadline
     record = read_record(tmp_path / "out")
     assert record["status"] == "complete"
-    assert 10 < record["wall_seconds"] <= 14
+    assert deadline - 4 < record["wall_seconds"] <= deadline
     lines = metrics.read(tmp_path / "out" / "metrics.jsonl")
     assert lines[-1]["progress"] == 1.0
     assert record["accuracy"] > 0.9
@@ -186,11 +189,12 @@ def test_a_rank_that_stalls_is_named(tiny_data: Path, tmp_path: Path):
     assert read_record(tmp_path / "out")["status"] == "failed"
 
 
-def test_W9_a_job_that_is_started_anew_goes_on_in_the_seconds_left(tiny_data: Path, tmp_path: Path):
-    arguments = words(tiny_data, tmp_path / "out", "--seconds=30")
+def test_W9_a_job_that_is_started_anew_goes_on_in_the_seconds_left(tiny_data: Path, tmp_path: Path, paced: Paced):
+    deadline = paced(30)
+    arguments = words(tiny_data, tmp_path / "out", f"--seconds={deadline}")
     found = faulty("late-kill", arguments, "--max-restarts=1")
     assert found.code == 0, found.stderr
-    assert found.seconds <= 30
+    assert found.seconds <= deadline
     record = read_record(tmp_path / "out")
     assert record["status"] == "complete"
     lines = metrics.read(tmp_path / "out" / "metrics.jsonl")

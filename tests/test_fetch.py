@@ -27,7 +27,7 @@ from speedrun.catalogue import KNOWN, KnownFile
 from speedrun.errors import FetchError, UsageError
 from speedrun.transfer import Limits, Progress
 
-pytestmark = pytest.mark.network
+pytestmark = [pytest.mark.network, pytest.mark.clock]
 
 DATA = random.Random(0).randbytes(300_000)
 FILE = known_file("file.tar.gz", DATA)

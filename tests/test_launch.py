@@ -157,6 +157,7 @@ __main__.main()
 """
 
 
+@pytest.mark.clock
 def test_W11_an_exit_that_hangs_is_ended_in_time():
     ended = run(["-c", EXIT, "--seconds=5", "--quiet"], limit=30)
     assert ended.code == -signal.SIGKILL

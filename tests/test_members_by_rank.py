@@ -5,10 +5,12 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import read_record
+from conftest import Paced, read_record
 from processes import ROOT, TINY_NET, ended, ranks, torchrun
 
 from speedrun import cli, predictor
+
+pytestmark = pytest.mark.clock
 
 SETTINGS = (*TINY_NET, "--dtype=float32")
 LATE = 0.5  # seconds that a rank may begin after the other, on a slow machine: that much less of the round is its own
@@ -29,19 +31,20 @@ def test_R6_members_are_the_same_whoever_trains_them(tiny_data: Path, tmp_path: 
     assert len(predictor.load_members(tmp_path / "two")) == 3
 
 
-def test_W10_members_share_the_seconds_of_two_ranks(tiny_data: Path, tmp_path: Path):
+def test_W10_members_share_the_seconds_of_two_ranks(tiny_data: Path, tmp_path: Path, paced: Paced):
     """Three, in two rounds of equal length."""
+    deadline = paced(18)
     words = [
         "ensemble",
         f"--dataset={tiny_data}",
         f"--out={tmp_path / 'out'}",
         *SETTINGS,
         "--members=3",
-        "--seconds=18",
+        f"--seconds={deadline}",
     ]
     found = ranks(2, *words)
     assert found.code == 0, found.stderr
-    assert found.seconds <= 18
+    assert found.seconds <= deadline
     record = read_record(tmp_path / "out")
     assert [trial["status"] for trial in record["trials"]] == ["complete"] * 3
     given = _seconds_given(tmp_path / "out", record)
@@ -49,12 +52,14 @@ def test_W10_members_share_the_seconds_of_two_ranks(tiny_data: Path, tmp_path: P
     assert sum(trial["wall_seconds"] for trial in record["trials"]) > record["phases"]["train"]  # at the same time
 
 
-def test_W2_runs_are_dealt_out_and_told_together(tiny_data: Path, tmp_path: Path):
+def test_W2_runs_are_dealt_out_and_told_together(tiny_data: Path, tmp_path: Path, paced: Paced):
     """Two rounds: the rank that has no run in the last one waits longer than its own run's seconds."""
-    words = [f"--dataset={tiny_data}", f"--out={tmp_path / 'out'}", *SETTINGS, "--runs=3", "--seconds=13", "--seed=4"]
+    deadline = paced(13)
+    chosen = (*SETTINGS, "--runs=3", f"--seconds={deadline}", "--seed=4")
+    words = [f"--dataset={tiny_data}", f"--out={tmp_path / 'out'}", *chosen]
     found = ranks(2, *words)
     assert found.code == 0, found.stderr
-    assert found.seconds <= 2 * 13
+    assert found.seconds <= 2 * deadline
     assert "all runs" in found.stdout
     records = [read_record(tmp_path / "out" / f"seed-{seed}") for seed in (4, 5, 6)]
     assert [(each["status"], each["world_size"]) for each in records] == [("complete", 1)] * 3
@@ -76,8 +81,8 @@ def _tried(record: dict) -> list[tuple]:
     return [(trial["name"], str(trial["changes"]), trial["accuracy"]) for trial in record["trials"]]
 
 
-def test_the_rows_of_an_ablation_on_two_ranks_have_equal_seconds(tiny_data: Path, tmp_path: Path):
-    words = ["ablate", f"--dataset={tiny_data}", f"--out={tmp_path / 'out'}", *SETTINGS, "--seconds=16"]
+def test_the_rows_of_an_ablation_on_two_ranks_have_equal_seconds(tiny_data: Path, tmp_path: Path, paced: Paced):
+    words = ["ablate", f"--dataset={tiny_data}", f"--out={tmp_path / 'out'}", *SETTINGS, f"--seconds={paced(16)}"]
     found = ranks(2, *words, "--vary=augment.flip=none,random")
     assert found.code == 0, found.stderr
     record = read_record(tmp_path / "out")

@@ -57,6 +57,7 @@ def attribute(dom: str, name: str) -> str:
     return html.unescape(found[1])
 
 
+@pytest.mark.clock
 def test_the_page_of_fifty_devices_is_small_and_soon_drawn(tmp_path: Path):
     found = many(tmp_path)
     assert len(found.machines) == 50

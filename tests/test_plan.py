@@ -11,6 +11,8 @@ from speedrun.errors import UsageError
 from speedrun.jobs import plan
 from speedrun.planner import TARGET_MARGIN, Situation
 
+pytestmark = pytest.mark.clock
+
 
 def rows(*words: str, cwd: Path) -> list[dict]:
     ended = speedrun("plan", "--json", "--device=cpu", *words, cwd=cwd)

@@ -141,6 +141,7 @@ def test_K2_what_is_killed_goes_on_from_its_last_checkpoint(tiny_data: Path, tmp
     assert not list(out.glob(".*"))
 
 
+@pytest.mark.clock
 def test_W9_a_resumed_run_has_the_time_that_was_left(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     out = tmp_path / "out"
     monkeypatch.setattr("speedrun.probe.training_flops_per_second", lambda *_: 1e11)  # a second of the little there is

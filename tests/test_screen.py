@@ -124,6 +124,7 @@ def test_the_live_screen_draws_at_most_four_times_a_second():
     assert "1.500" in canvas.frames[-1]
 
 
+@pytest.mark.clock
 def test_a_call_that_draws_nothing_costs_nothing_and_leaves_the_device_alone():
     class OnDevice:
         def __float__(self) -> float:

@@ -256,6 +256,7 @@ def test_a_run_that_picks_learns_and_its_epochs_count_what_is_drawn(tiny_data: P
     assert result.accuracy > 0.9
 
 
+@pytest.mark.clock
 def test_a_run_that_picks_ends_in_time(tiny_data: Path, tmp_path: Path):
     speedrun.train(tiny(tiny_data, tmp_path / "out", {**SELECT, "batch_size": "40"}, steps=None, seconds=8.0))
     found = read_record(tmp_path / "out")

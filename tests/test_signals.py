@@ -15,6 +15,8 @@ from speedrun import record
 from speedrun.predictor import load
 from speedrun.signals import Interrupted, Signals
 
+pytestmark = pytest.mark.clock
+
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 
 

@@ -10,6 +10,8 @@ import pytest
 from benchmarks import stress
 from benchmarks.stress import Ended
 
+pytestmark = pytest.mark.clock
+
 SECONDS = 15.0
 FAULTS = ("competitor", "disk", "compile", "hang")
 SIGNALS = 10

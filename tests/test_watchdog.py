@@ -15,7 +15,10 @@ from processes import ROOT, Ended, environment, one_line, run, start
 from speedrun import distributed, watchdog
 from speedrun.distributed import World
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the guard is a forked child")
+pytestmark = [
+    pytest.mark.clock,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="the guard is a forked child"),
+]
 
 DEADLINE = 1.2  # seconds from the watchdog's start
 BEGIN = f"""
