@@ -148,7 +148,7 @@ def keep_memory() -> None:
     mallopt = ctypes.CDLL(None).mallopt
     trim_threshold, top_pad, mmap_max = -1, -2, -4  # names and values: malloc.h
     mallopt(mmap_max, 0)
-    mallopt(trim_threshold, 2**31 - 1)
+    mallopt(trim_threshold, -1)  # never
     mallopt(top_pad, 256 * 2**20)
 
 
