@@ -74,7 +74,7 @@ def marked(trained: Trainee, size: int) -> Callable[[], Tensor]:
 
 
 def profiled(call: Callable[[], object], device: torch.device, steps: int = 3) -> Profile:
-    """Profile `steps` calls after one to warm up; all numbers are of one."""
+    """Profile `steps` calls after some that warm up; all numbers are of one."""
     call()
     synchronize(device)
     cuda = device.type == "cuda"
@@ -82,7 +82,7 @@ def profiled(call: Callable[[], object], device: torch.device, steps: int = 3) -
     before = torch.cuda.memory_allocated(device) if cuda else 0
     if cuda:
         torch.cuda.reset_peak_memory_stats(device)
-    else:
+    elif device.type == "cpu":
         # What the profiler notes comes to lie between the activations, which then no longer fit where they lay: without
         # room at the heap's end their fresh pages were cleared in each step, which counted as pooling.
         with profile(activities=activities, profile_memory=True) as first:
