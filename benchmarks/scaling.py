@@ -35,6 +35,7 @@ HELD_OUT_TRAINING = 45_000
 # How far apart in log-error two points are whose tenths' hardness is alike, as the deviation of a Gaussian: a factor of
 # 1.5. Of 0.2 to 2 it foretold a tenth left out best, to 0.035 in log-error; where all points count the same, to 0.044.
 ALIKE = 0.4
+MOMENTUM = Config().optim.filter_momentum  # where a net has none of its own
 # Config fields that do not touch what is learned; a point's record may have any value in them.
 FREE = (
     "steps",
@@ -75,7 +76,9 @@ class Candidate:
     @property
     def name(self) -> str:
         widths, depth = configs.as_text(self.dials["model.widths"], "/"), self.dials["model.depth"]
-        return widths if depth == 2 else f"{widths} depth {configs.as_text(depth, '/')}"
+        momentum = self.dials["optim.momentum"]
+        deeper = "" if depth == 2 else f" depth {configs.as_text(depth, '/')}"
+        return f"{widths}{deeper}" if momentum == MOMENTUM else f"{widths}{deeper} momentum {momentum:g}"
 
     def steps(self, epochs: float) -> int:
         """Steps of so many epochs."""
@@ -135,6 +138,7 @@ def candidate(
     epochs: tuple[float, ...],
     *,
     depth: int | tuple[int, ...] = 2,
+    momentum: float = MOMENTUM,
     cutout: int = 0,
 ) -> Candidate:
     """A candidate of the family `speednet`."""
@@ -145,6 +149,7 @@ def candidate(
         "batch_size": batch_size,
         "augment.cutout": cutout,
         "optim.lr": lr,
+        "optim.momentum": momentum,
     }
     return Candidate(dials, epochs)
 
@@ -156,6 +161,7 @@ CANDIDATES = (
     candidate((64, 128, 256), (24, 28, 32), 500, 0.2, (1.5, 4.0, 6.0)),
     candidate((64, 256, 256), (24, 28, 32), 1000, 0.24, (1.0, 3.0, 5.0, 8.0, 15.0)),
     candidate((64, 256, 256), (24, 28, 32), 1000, 0.24, (1.0, 3.0, 8.0, 12.0), depth=(2, 2, 3)),
+    candidate((64, 256, 256), (24, 28, 32), 1000, 0.24, (1.0, 3.0, 8.0, 12.0), depth=(2, 2, 3), momentum=0.4),
     candidate((64, 256, 256), (24, 28, 32), 1000, 0.24, (1.0, 3.0, 5.88, 11.24), depth=3),
 )
 

@@ -173,7 +173,9 @@ class OptimConfig(Checked):
         "muon", "muon: it trains the filters, SGD the rest; sgd, adamw: it trains all", choices=("muon", "sgd", "adamw")
     )
     lr: float | None = option(None, "peak rate of the filters (0.24 where the planner says nothing), or of all")
-    momentum: float = option(0.6, "Nesterov momentum of the filters, or of all; AdamW's first beta")
+    momentum: float | None = option(
+        None, "Nesterov momentum of the filters (0.6 where the planner says nothing), or of all; AdamW's first beta"
+    )
     newton_schulz_steps: int = option(3, "Newton-Schulz iterations of Muon")
     fused: bool = option(False, "Muon: Newton-Schulz of all filters in Triton kernels, on CUDA; not yet timed on one")
     bias_lr: float = option(0.053, "peak rate of the biases")
@@ -195,7 +197,7 @@ class OptimConfig(Checked):
         for name in ("lr", "bias_lr", "head_lr", "weight_decay", "clip", "lookahead", "sam"):
             require((getattr(self, name) or 0.0) >= 0, f"optim.{name} must not be negative")
         for name in ("momentum", "sgd_momentum", "ema", "warmup"):
-            require(0 <= getattr(self, name) < 1, f"optim.{name} must be in [0, 1)")
+            require(0 <= (getattr(self, name) or 0.0) < 1, f"optim.{name} must be in [0, 1)")
         for name in ("label_smoothing", "whiten_bias", "start_lr"):
             require(0 <= getattr(self, name) <= 1, f"optim.{name} must be in [0, 1]")
         require(self.newton_schulz_steps >= 1, "optim.newton_schulz_steps must be at least 1")
@@ -204,6 +206,11 @@ class OptimConfig(Checked):
     def filter_lr(self) -> float:
         """The rate of the filters that holds."""
         return 0.24 if self.lr is None else self.lr
+
+    @property
+    def filter_momentum(self) -> float:
+        """The momentum of the filters that holds."""
+        return 0.6 if self.momentum is None else self.momentum
 
     def lr_for(self, factor: float) -> float:
         """The rate that suits a batch `factor` times as large.

@@ -172,7 +172,7 @@ def _muon_and_sgd(
     groups = [{"params": p, "lr": lr, "weight_decay": decay / lr if lr else 0.0} for p, lr in rates if p]
     return [
         SGD(groups, momentum=config.sgd_momentum),
-        muon(hidden, config.filter_lr, config.momentum, config.newton_schulz_steps, dtype, config.fused),
+        muon(hidden, config.filter_lr, config.filter_momentum, config.newton_schulz_steps, dtype, config.fused),
     ]
 
 
@@ -180,7 +180,7 @@ def _one_for_all(parameters: list[list[nn.Parameter]], config: OptimConfig, batc
     """SGD or AdamW. Steps are those of the mean loss, though the gradients are of the sum over `batch_size` images."""
     groups = [{"params": group} for group in parameters if group]
     if config.filters == "adamw":
-        betas, eps = (config.momentum, 0.999), 1e-8 * batch_size
+        betas, eps = (config.filter_momentum, 0.999), 1e-8 * batch_size
         return torch.optim.AdamW(groups, config.filter_lr, betas, eps, config.weight_decay)
     decay = config.weight_decay * batch_size
-    return SGD(groups, config.filter_lr / batch_size, momentum=config.momentum, weight_decay=decay)
+    return SGD(groups, config.filter_lr / batch_size, momentum=config.filter_momentum, weight_decay=decay)

@@ -154,6 +154,8 @@ def choose(config: Config, situation: Situation, seconds: float | None, *, rungs
         expected = offer.expected if trusted and situation.known else None
         reason = f"{offer.flops / 1e12:.3g} TFLOP of training fit; {rung.source}"
     dials = rung.dials_for(situation.image_size, situation.images, flops)
+    if filters != "muon":  # its momentum is no other's
+        dials.pop("optim.momentum", None)
     dials = {name: value if get(config, name) is None else get(config, name) for name, value in dials.items()}
     # A step that picks images draws several batches.
     most = max(1, situation.images // config.select.batches)
@@ -223,17 +225,22 @@ def least_seconds(config: Config, situation: Situation, rungs: Sequence[Rung] | 
 
 
 def _candidates(config: Config, situation: Situation, rungs: Sequence[Rung]) -> tuple[Sequence[Rung], bool]:
-    """The rungs that agree with what `config` sets, and whether their accuracies hold for it; all, if none agrees."""
+    """The rungs that agree with what `config` sets, and whether their accuracies hold for it; if none does, those whose
+    nets do, and else all."""
 
-    def agrees(rung: Rung) -> bool:
-        dials = rung.dials_for(situation.image_size, situation.images)
-        return all(get(config, name) in (None, value) for name, value in dials.items())
+    def agreeing_in(fields: str) -> list[Rung]:
+        of_each = ((rung, rung.dials_for(situation.image_size, situation.images)) for rung in rungs)
+        return [
+            rung
+            for rung, dials in of_each
+            if all(get(config, name) in (None, value) for name, value in dials.items() if name.startswith(fields))
+        ]
 
-    agreeing = [rung for rung in rungs if agrees(rung)]
+    agreeing = agreeing_in("")
     free = set(rungs[0].dials)
     matters = (name for name in leaf_names(Config) if name.startswith(_MATTERS) and name not in free)
     trusted = bool(agreeing) and all(get(config, name) == get(Config(), name) for name in matters)
-    return agreeing or rungs, trusted
+    return agreeing or agreeing_in("model.") or rungs, trusted
 
 
 def _best_offer(config: Config, rungs: Iterable[Rung], situation: Situation, seconds: float) -> _Offer:

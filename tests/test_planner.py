@@ -30,6 +30,7 @@ def rung(widths: tuple[int, int, int], *points: tuple[float, float], lr: float =
         "batch_size": 500,
         "augment.cutout": 8,
         "optim.lr": lr,
+        "optim.momentum": 0.5,
     }
     values = {"speed": 1.0, "forward_flops": 1e6, "measured": True, "source": f"measured on {widths[0]}"}
     return Rung(dials, **{**values, **changes}, points=tuple(Point(*point) for point in points))
@@ -142,6 +143,7 @@ SET = {
     "batch_size": "123",
     "augment.cutout": "5",
     "optim.lr": "0.07",
+    "optim.momentum": "0.7",
     "tta": "mirror",
     "uncertain_share": "0.5",
     "compile": "default",
@@ -159,7 +161,7 @@ def test_what_is_set_is_kept_and_the_rest_is_filled_in(name: str, seconds: float
     assert kept == wanted
     for open_choice in (filled.model.widths, filled.model.depth, filled.resolutions, filled.batch_size):
         assert open_choice is not None
-    assert None not in (filled.augment.cutout, filled.optim.lr)
+    assert None not in (filled.augment.cutout, filled.optim.lr, filled.optim.momentum)
     assert "auto" not in (filled.tta, filled.compile)
     assert filled.seed == 7
 
@@ -337,6 +339,23 @@ def test_what_is_set_narrows_the_choice_to_the_nets_that_agree():
     assert widths(chosen) == (64, 256, 256)
     assert chosen.dials["optim.lr"] == 0.1
     assert expectation(chosen) < expectation(plan(5))
+
+
+def test_a_net_that_is_set_has_its_own_dials_though_another_of_them_is_set_too():
+    for changes in ({"optim.momentum": "0.7"}, {"optim.lr": "0.3"}, {"batch_size": "123"}):
+        asked = configs.override(Config(), {"model.widths": "64,256,256", **changes})
+        chosen = plan(5, asked)
+        assert chosen.dials["optim.lr"] == (asked.optim.lr or 0.1)
+        assert (chosen.epochs, chosen.expected_accuracy) == (None, None)
+
+
+def test_the_momentum_of_muon_is_no_other_optimisers():
+    assert plan(60).apply(Config()).optim.momentum == 0.5
+    for filters in ("sgd", "adamw"):
+        asked = configs.override(Config(), {"optim.filters": filters, "optim.lr": "0.1"})
+        assert plan(60, asked).apply(asked).optim.filter_momentum == Config().optim.filter_momentum
+    asked = configs.override(asked, {"optim.momentum": "0.8"})
+    assert plan(60, asked).apply(asked).optim.momentum == 0.8
 
 
 @pytest.mark.parametrize(

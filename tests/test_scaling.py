@@ -47,6 +47,13 @@ def test_a_record_counts_for_the_net_with_all_its_dials():
     assert not NET.matches({**run(0.8), "config": {**run(0.8)["config"], "of_another_version": 1}})
 
 
+def test_every_net_has_a_name_of_its_own():
+    names = [net.name for net in (*scaling.CANDIDATES, *(large for large, *_ in scaling.PUBLISHED))]
+    assert len(set(names)) == len(names)
+    deep = [net.name for net in scaling.CANDIDATES if net.dials["model.depth"] == (2, 2, 3)]
+    assert deep == ["64/256/256 depth 2/2/3", "64/256/256 depth 2/2/3 momentum 0.4"]
+
+
 def test_the_hardness_of_a_tenth_is_found_from_what_was_measured_on_several():
     hard = {0: 0.10, 1: -0.04, 2: -0.06}
     runs = [run(1 - 0.3 * math.exp(hard[fold]), steps=100, fold=fold) for fold in hard]

@@ -24,6 +24,7 @@ def rung(lr: float) -> Rung:
         "batch_size": 50,
         "augment.cutout": 0,
         "optim.lr": lr,
+        "optim.momentum": 0.6,
     }
     points = (Point(1e8, 0.4), Point(2e9, 0.95))
     return Rung(dials, speed=1.0, forward_flops=1e5, measured=True, source="made up", points=points)

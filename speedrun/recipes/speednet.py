@@ -54,20 +54,20 @@ TIERS = {
         1024,
         ModelConfig(widths=(128, 384, 384), depth=2),
         AugmentConfig(cutout=0),
-        OptimConfig(lr=0.18, whiten_bias=0.2),
+        OptimConfig(lr=0.18, momentum=0.6, whiten_bias=0.2),
     ),
     "96": _tier(
         32.0,
         1024,
         ModelConfig(widths=(128, 384, 512), depth=3),
         AugmentConfig(translate=4, cutout=12),
-        OptimConfig(lr=0.18, whiten_bias=0.1, warmup=0.1),
+        OptimConfig(lr=0.18, momentum=0.6, whiten_bias=0.1, warmup=0.1),
     ),
     "97": _tier(
         200.0,
         1024,
         ModelConfig(widths=(256, 768, 1024), depth=3),
         AugmentConfig(translate=4, cutout=8, policy="trivial"),
-        OptimConfig(lr=0.18, label_smoothing=0.1, whiten_bias=0.02, warmup=0.05),
+        OptimConfig(lr=0.18, momentum=0.6, label_smoothing=0.1, whiten_bias=0.02, warmup=0.05),
     ),
 }
