@@ -29,13 +29,14 @@ from speedrun import config as configs
 from speedrun import models
 from speedrun.config import Config
 from speedrun.errors import SpeedrunError, UsageError
+from speedrun.planner import MOMENTUM
 
 TABLE = Path(__file__).parent.parent / "speedrun" / "planner.json"
 HELD_OUT_TRAINING = 45_000
 # How far apart in log-error two points are whose tenths' hardness is alike, as the deviation of a Gaussian: a factor of
 # 1.5. Of 0.2 to 2 it foretold a tenth left out best, to 0.035 in log-error; where all points count the same, to 0.044.
 ALIKE = 0.4
-MOMENTUM = Config().optim.filter_momentum  # where a net has none of its own
+USUAL_MOMENTUM = Config().optim.filter_momentum  # where a net has none of its own
 # Config fields that do not touch what is learned; a point's record may have any value in them.
 FREE = (
     "steps",
@@ -76,9 +77,14 @@ class Candidate:
     @property
     def name(self) -> str:
         widths, depth = configs.as_text(self.dials["model.widths"], "/"), self.dials["model.depth"]
-        momentum = self.dials["optim.momentum"]
+        momentum = self.dials[MOMENTUM]
         deeper = "" if depth == 2 else f" depth {configs.as_text(depth, '/')}"
-        return f"{widths}{deeper}" if momentum == MOMENTUM else f"{widths}{deeper} momentum {momentum:g}"
+        return f"{widths}{deeper}" if momentum == USUAL_MOMENTUM else f"{widths}{deeper} momentum {momentum:g}"
+
+    @property
+    def timing(self) -> dict[str, Any]:
+        """The dials on which it depends how long a step takes."""
+        return {name: value for name, value in self.dials.items() if name != MOMENTUM}
 
     def steps(self, epochs: float) -> int:
         """Steps of so many epochs."""
@@ -104,11 +110,10 @@ class Candidate:
 
     def timed_by(self, step: Mapping[str, Any]) -> bool:
         """Whether a record of `benchmarks.step` is of this net's step, as a CPU makes it in a run, and the probe's."""
-        return (
-            step["kind"] == "step"
-            and "probe_flops_per_second" in step
-            and self._configured(step["settings"]["config"], UNTIMED, {"compile": "off"})
-        )
+        if step["kind"] != "step" or "probe_flops_per_second" not in step:
+            return False
+        plain = step["settings"]["config"]
+        return self._configured(plain, UNTIMED, {"compile": "off", MOMENTUM: plain["optim"].get("momentum")})
 
     def _configured(self, plain: dict[str, Any], free: Sequence[str], held: Mapping[str, Any]) -> bool:
         """Whether a config, as JSON values, is of this net and has what is `held`; what is `free` is taken from it."""
@@ -138,7 +143,7 @@ def candidate(
     epochs: tuple[float, ...],
     *,
     depth: int | tuple[int, ...] = 2,
-    momentum: float = MOMENTUM,
+    momentum: float = USUAL_MOMENTUM,
     cutout: int = 0,
 ) -> Candidate:
     """A candidate of the family `speednet`."""
@@ -149,7 +154,7 @@ def candidate(
         "batch_size": batch_size,
         "augment.cutout": cutout,
         "optim.lr": lr,
-        "optim.momentum": momentum,
+        MOMENTUM: momentum,
     }
     return Candidate(dials, epochs)
 
@@ -215,7 +220,11 @@ def fit() -> dict[str, Any]:
     speeds = [_speed_of_steps(net, [step for step in ours if net.timed_by(step)]) for net in candidates]
     if None in speeds[: len(CANDIDATES)]:  # shares found in two ways would not compare
         print("speeds are of runs: not every net has been timed by benchmarks.step", file=sys.stderr)
-        speeds = [_speed_of_runs(net, [run for run in ours if net.matches(run)]) for net in candidates]
+        alike = [[other for other in candidates if other.timing == net.timing] for net in candidates]
+        speeds = [
+            _speed_of_runs(net, [run for run in ours if any(other.matches(run) for other in same)])
+            for net, same in zip(candidates, alike, strict=True)
+        ]
     guesses = {large.name: (epochs, accuracy) for large, epochs, accuracy in PUBLISHED}
     rungs: list[dict[str, Any]] = []
     for candidate, of_it, known in zip(candidates, measured, speeds, strict=True):

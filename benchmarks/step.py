@@ -59,7 +59,9 @@ def cases(base: Config, machine: Machine, widths: Sequence[tuple[int, ...]]) -> 
     elif base.model.widths is None:
         known = [rung for rung in rungs.table() if rung.measured or machine.choice.device.type == "cuda"]
         size, count = machine.image_size, len(machine.train_images)
-        chosen = [configs.override(base, rung.dials_for(size, count)) for rung in known]
+        # Of nets that differ in momentum alone one is timed.
+        dials = ({**rung.dials_for(size, count), planner.MOMENTUM: base.optim.momentum} for rung in known)
+        chosen = list(dict.fromkeys(configs.override(base, each) for each in dials))
     else:
         chosen = [base]
     for config in chosen:

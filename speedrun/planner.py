@@ -32,6 +32,8 @@ PARALLEL_SHARE = 0.85
 LEAST_MARGIN = 1.1
 # Dials on which the table's accuracies depend, besides those that it sets itself.
 _MATTERS = ("model.", "augment.", "optim.", "select.", "normalise", "validation.patience")
+# The dial that suits a net's length alone: neither what the net is nor how long a step takes depends on it.
+MOMENTUM = "optim.momentum"
 # Seconds in which any net learns all that it can.
 _FOREVER = 1e9
 # Operations of an image's forward pass: a larger net, made for GPUs, is not the default where only steps are given.
@@ -94,11 +96,12 @@ class Plan:
         """What was chosen and why, for a person."""
         depth = f", depth {as_text(self.dials['model.depth'], '/')}" if "model.depth" in self.dials else ""
         net = f"widths {as_text(self.dials['model.widths'], '/')}{depth}"
-        pixels, cutout = as_text(self.dials["resolutions"]), self.dials["augment.cutout"]
+        momentum = f", momentum {self.dials[MOMENTUM]:g}" if MOMENTUM in self.dials else ""
+        learns = f"{as_text(self.dials['resolutions'])} pixels, cutout {self.dials['augment.cutout']}{momentum}"
         epochs = "" if self.epochs is None else f", about {rounded(self.epochs, 2)} epochs"
         expected = "" if self.expected_accuracy is None else f"; about {percent(self.expected_accuracy, 1)} expected"
         return [
-            f"plan  {net}, batch {self.dials['batch_size']}, {pixels} pixels, cutout {cutout}{epochs}{expected}",
+            f"plan  {net}, batch {self.dials['batch_size']}, {learns}{epochs}{expected}",
             f"why  {self.reason}; compile {self.dials['compile']}, views at test {self.tta}",
         ]
 
@@ -154,8 +157,8 @@ def choose(config: Config, situation: Situation, seconds: float | None, *, rungs
         expected = offer.expected if trusted and situation.known else None
         reason = f"{offer.flops / 1e12:.3g} TFLOP of training fit; {rung.source}"
     dials = rung.dials_for(situation.image_size, situation.images, flops)
-    if filters != "muon":  # its momentum is no other's
-        dials.pop("optim.momentum", None)
+    if filters != "muon" and MOMENTUM in dials:  # the table's is Muon's and suits no other
+        dials[MOMENTUM] = config.optim.filter_momentum
     dials = {name: value if get(config, name) is None else get(config, name) for name, value in dials.items()}
     # A step that picks images draws several batches.
     most = max(1, situation.images // config.select.batches)
@@ -226,21 +229,30 @@ def least_seconds(config: Config, situation: Situation, rungs: Sequence[Rung] | 
 
 def _candidates(config: Config, situation: Situation, rungs: Sequence[Rung]) -> tuple[Sequence[Rung], bool]:
     """The rungs that agree with what `config` sets, and whether their accuracies hold for it; if none does, those whose
-    nets do, and else all."""
+    nets do, and else all. A momentum does not choose the net: one that not all of them have is not the table's."""
 
-    def agreeing_in(fields: str) -> list[Rung]:
+    def agreeing(fields: str = "") -> list[Rung]:
         of_each = ((rung, rung.dials_for(situation.image_size, situation.images)) for rung in rungs)
         return [
             rung
             for rung, dials in of_each
-            if all(get(config, name) in (None, value) for name, value in dials.items() if name.startswith(fields))
+            if all(
+                get(config, name) in (None, value)
+                for name, value in dials.items()
+                if name.startswith(fields) and name != MOMENTUM
+            )
         ]
 
-    agreeing = agreeing_in("")
+    def nets(of: Iterable[Rung]) -> set[tuple[Any, ...]]:
+        return {tuple(value for name, value in rung.dials.items() if name.startswith("model.")) for rung in of}
+
+    candidates, asked = agreeing(), get(config, MOMENTUM)
+    alike = [rung for rung in candidates if asked in (None, rung.dials.get(MOMENTUM, asked))]
+    known = bool(candidates) and nets(alike) == nets(candidates)
     free = set(rungs[0].dials)
     matters = (name for name in leaf_names(Config) if name.startswith(_MATTERS) and name not in free)
-    trusted = bool(agreeing) and all(get(config, name) == get(Config(), name) for name in matters)
-    return agreeing or agreeing_in("model.") or rungs, trusted
+    trusted = known and all(get(config, name) == get(Config(), name) for name in matters)
+    return (alike if known else candidates) or agreeing("model.") or rungs, trusted
 
 
 def _best_offer(config: Config, rungs: Iterable[Rung], situation: Situation, seconds: float) -> _Offer:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from planning import GUESS, LARGE, PROBE, RUNGS, SMALL, expectation, plan, rung, situation, widths
 from processes import one_line, run
 
 from speedrun import compilation, models, planner, recipes
@@ -15,48 +16,9 @@ from speedrun.clock import Clock, Ledger
 from speedrun.config import Config, ModelConfig, SelectConfig
 from speedrun.errors import UsageError
 from speedrun.outcome import Outcome
-from speedrun.planner import Plan, Situation, choose, seconds_for
-from speedrun.rungs import Point, Rung, choices, table
+from speedrun.planner import Situation, seconds_for
+from speedrun.rungs import Rung, choices, table
 from speedrun.session import Session
-
-PROBE = 1e11  # operations a second
-
-
-def rung(widths: tuple[int, int, int], *points: tuple[float, float], lr: float = 0.2, **changes: Any) -> Rung:
-    dials = {
-        "model.widths": widths,
-        "model.depth": 2,
-        "resolutions": (24, 32),
-        "batch_size": 500,
-        "augment.cutout": 8,
-        "optim.lr": lr,
-        "optim.momentum": 0.5,
-    }
-    values = {"speed": 1.0, "forward_flops": 1e6, "measured": True, "source": f"measured on {widths[0]}"}
-    return Rung(dials, **{**values, **changes}, points=tuple(Point(*point) for point in points))
-
-
-SMALL = rung((8, 8, 8), (1e11, 0.60), (1e12, 0.80))
-LARGE = rung((64, 256, 256), (1e12, 0.70), (1e13, 0.94), forward_flops=1e8, lr=0.1)
-RUNGS = (SMALL, LARGE)
-GUESS = rung((256, 512, 512), (1e16, 0.97), forward_flops=1e9, measured=False, lr=0.3)
-
-
-def situation(**changes: Any) -> Situation:
-    return Situation(**{"device": "cpu", "flops_per_second": PROBE, **changes})
-
-
-def plan(seconds: float | None, config: Config | None = None, rungs: Sequence[Rung] | None = RUNGS, **changes: Any):
-    return choose(config or Config(), situation(**changes), seconds, rungs=rungs)
-
-
-def widths(chosen: Plan) -> tuple[int, ...]:
-    return chosen.dials["model.widths"]
-
-
-def expectation(chosen: Plan) -> float:
-    assert chosen.expected_accuracy is not None
-    return chosen.expected_accuracy
 
 
 @pytest.mark.parametrize("rungs", [RUNGS, None], ids=["made-up", "package-data"])
@@ -310,7 +272,7 @@ def test_a_single_point_promises_less_below_it():
 
 def test_a_plan_says_what_and_why():
     what, why = plan(60).lines()
-    assert what.startswith("plan  widths 64/256/256, depth 2, batch 500, 24,32 pixels, cutout 8, about ")
+    assert what.startswith("plan  widths 64/256/256, depth 2, batch 500, 24,32 pixels, cutout 8, momentum 0.5, about ")
     assert what.endswith(" % expected")
     assert "about 170 epochs" in plan(2e4).lines()[0]
     assert ", depth 2/2/3, batch" in plan(60, configs.override(Config(), {"model.depth": "2,2,3"})).lines()[0]
@@ -341,21 +303,13 @@ def test_what_is_set_narrows_the_choice_to_the_nets_that_agree():
     assert expectation(chosen) < expectation(plan(5))
 
 
-def test_a_net_that_is_set_has_its_own_dials_though_another_of_them_is_set_too():
-    for changes in ({"optim.momentum": "0.7"}, {"optim.lr": "0.3"}, {"batch_size": "123"}):
-        asked = configs.override(Config(), {"model.widths": "64,256,256", **changes})
-        chosen = plan(5, asked)
-        assert chosen.dials["optim.lr"] == (asked.optim.lr or 0.1)
-        assert (chosen.epochs, chosen.expected_accuracy) == (None, None)
-
-
-def test_the_momentum_of_muon_is_no_other_optimisers():
-    assert plan(60).apply(Config()).optim.momentum == 0.5
-    for filters in ("sgd", "adamw"):
-        asked = configs.override(Config(), {"optim.filters": filters, "optim.lr": "0.1"})
-        assert plan(60, asked).apply(asked).optim.filter_momentum == Config().optim.filter_momentum
-    asked = configs.override(asked, {"optim.momentum": "0.8"})
-    assert plan(60, asked).apply(asked).optim.momentum == 0.8
+@pytest.mark.parametrize("changes", [{"optim.momentum": "0.7"}, {"optim.lr": "0.3"}, {"batch_size": "123"}])
+def test_a_net_that_is_set_has_its_own_dials_though_another_of_them_is_set_too(changes: dict[str, str]):
+    large = replace(LARGE, dials={**LARGE.dials, "augment.cutout": 3})
+    asked = configs.override(Config(), {"model.widths": "64,256,256", **changes})
+    chosen = plan(5, asked, rungs=(SMALL, large))
+    assert chosen.dials["augment.cutout"] == 3
+    assert (chosen.epochs, chosen.expected_accuracy) == (None, None)
 
 
 @pytest.mark.parametrize(

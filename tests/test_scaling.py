@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,17 @@ def test_speeds_are_those_of_steps_once_every_net_has_been_timed(monkeypatch: py
     assert speeds() == expected
     records += [step(NET, size, share, "b") for size in (16, 20, 24) for share in (2, 3, 4)]
     assert speeds() == [3.0, expected[1]]  # the newest commit's
+
+
+def test_nets_that_differ_in_momentum_alone_are_as_fast(monkeypatch: pytest.MonkeyPatch):
+    calm = replace(NET, dials={**NET.dials, "optim.momentum": 0.4})
+    records = [run(0.8), {**run(0.8, **{"optim.momentum": 0.4}), "images_per_second": 3000.0}]
+    monkeypatch.setattr(scaling, "CANDIDATES", (NET, calm))
+    monkeypatch.setattr(scaling, "PUBLISHED", ())
+    monkeypatch.setattr(scaling, "recorded", lambda: records)
+    assert [rung["speed"] for rung in scaling.fit()["rungs"]] == [4.0, 4.0]  # the median of both nets' runs, 2 and 6
+    records += [step(NET, size, 0.5) for size in (16, 20, 24)]
+    assert [rung["speed"] for rung in scaling.fit()["rungs"]] == [0.5, 0.5]
 
 
 def test_a_guess_stands_until_the_net_has_been_measured_at_all_its_lengths(monkeypatch: pytest.MonkeyPatch):

@@ -50,6 +50,7 @@ def test_every_net_of_the_table_is_a_case_unless_widths_are_given(machine: Machi
     found = list(steps.cases(Config(), machine, []))
     measured = {rung.dials["model.widths"] for rung in rungs.table() if rung.measured}
     assert {each.model.widths for each in found} == measured
+    assert len(found) == len({each.model for each in found})  # nets that differ in momentum alone are timed once
     assert all(each.resolutions and each.batch_size == len(machine.train_images) for each in found)
 
 
