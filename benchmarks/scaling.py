@@ -15,7 +15,7 @@ import json
 import math
 import statistics
 import sys
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,9 +59,9 @@ ABOUT = (
     "trained for `epochs` on 45,000 training images: its training operations (three forward passes an image) and its "
     "accuracy on the other 5,000 with six views, mean over runs, each of which holds out one of ten tenths; by how "
     "much a tenth is harder or easier than their mean, for nets about as good, is taken out of it. speed: operations a "
-    "second as a share of the probe's on the one CPU that made the most runs: of steps that were timed in turn with "
-    "it, or, where not every net has such, of its runs, the median; a net that was not timed has that of the one "
-    "before it. forward_flops: operations to evaluate an image at the last resolution. "
+    "second as a share of the probe's on one CPU: of steps that were timed in turn with it, on the one that last timed "
+    "every net's, or, where none has, of the runs on the one that made most, the median; a net that was not timed has "
+    "that of the one before it. forward_flops: operations to evaluate an image at the last resolution. "
     "`measured: false` marks nets for budgets that no CPU reaches, whose one point is a guess after published test "
     "accuracies of similar nets."
 )
@@ -214,17 +214,7 @@ def fit() -> dict[str, Any]:
     runs = recorded()
     candidates = [*CANDIDATES, *(large for large, *_ in PUBLISHED)]
     measured = [[run for run in runs if candidate.matches(run)] for candidate in candidates]
-    processor = _processor([run for of_it in measured for run in of_it])
-    # One processor's, for they differ in more than their probe.
-    ours = [each for each in runs if each["device"]["name"] == processor]
-    speeds = [_speed_of_steps(net, [step for step in ours if net.timed_by(step)]) for net in candidates]
-    if None in speeds[: len(CANDIDATES)]:  # shares found in two ways would not compare
-        print("speeds are of runs: not every net has been timed by benchmarks.step", file=sys.stderr)
-        alike = [[other for other in candidates if other.timing == net.timing] for net in candidates]
-        speeds = [
-            _speed_of_runs(net, [run for run in ours if any(other.matches(run) for other in same)])
-            for net, same in zip(candidates, alike, strict=True)
-        ]
+    speeds = _speeds(candidates, runs)
     guesses = {large.name: (epochs, accuracy) for large, epochs, accuracy in PUBLISHED}
     rungs: list[dict[str, Any]] = []
     for candidate, of_it, known in zip(candidates, measured, speeds, strict=True):
@@ -274,10 +264,34 @@ def _described(candidate: Candidate) -> dict[str, Any]:
     return {"dials": candidate.dials, "forward_flops": candidate.flops(candidate.dials["resolutions"][-1])}
 
 
-def _processor(runs: Sequence[dict[str, Any]]) -> str | None:
-    """The name of the CPU that made most of these runs; None where all are a GPU's."""
-    made = Counter(run["device"]["name"] for run in runs if run["device"]["kind"] == "cpu")
-    return made.most_common(1)[0][0] if made else None
+def _speeds(candidates: Sequence[Candidate], records: Sequence[dict[str, Any]]) -> list[float | None]:
+    """Each net's speed, None where it is not known; all of one processor, for they differ in more than their probe.
+
+    Of the one that timed steps last, of those that timed the steps of every candidate; where none did, of the trainings
+    on the one that made most.
+    """
+    timed = [each for each in records if any(net.timed_by(each) for net in candidates)]
+    for steps in sorted(_by_processor(timed), key=lambda steps: max(step["started"] for step in steps), reverse=True):
+        speeds = [_speed_of_steps(net, [step for step in steps if net.timed_by(step)]) for net in candidates]
+        if None not in speeds[: len(CANDIDATES)]:
+            return speeds
+    print("speeds are of runs: no processor has timed every net by benchmarks.step", file=sys.stderr)
+    trainings = [each for each in records if any(net.matches(each) for net in candidates)]
+    ours = max(_by_processor(trainings), key=len, default=[])
+    alike = [[other for other in candidates if other.timing == net.timing] for net in candidates]
+    return [
+        _speed_of_runs(net, [run for run in ours if any(other.matches(run) for other in same)])
+        for net, same in zip(candidates, alike, strict=True)
+    ]
+
+
+def _by_processor(records: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Those that each CPU made."""
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for each in records:
+        if each["device"]["kind"] == "cpu":
+            groups[each["device"]["name"]].append(each)
+    return list(groups.values())
 
 
 def _speed_of_steps(candidate: Candidate, steps: Sequence[dict[str, Any]]) -> float | None:

@@ -33,6 +33,26 @@ def imitate_features(monkeypatch: pytest.MonkeyPatch, flags: str) -> None:
     monkeypatch.setattr(device, "_cpuinfo", lambda: {"flags": flags, "model name": "A processor"})
 
 
+@pytest.mark.parametrize(
+    ("told", "name"),
+    [
+        ("AMD EPYC", "AMD EPYC (family 25, model 17)"),
+        ("Abacus Processor @ 2.50GHz", "Abacus Processor @ 2.50GHz (family 25, model 17)"),
+        ("AMD EPYC 9R14", "AMD EPYC 9R14"),
+    ],
+)
+def test_a_processor_whose_number_is_hidden_is_told_by_its_family(
+    told: str, name: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(device, "_cpuinfo", lambda: {"model name": told, "cpu family": "25", "model": "17"})
+    assert device.describe(CPU)["name"] == name
+
+
+def test_a_processor_without_a_family_has_its_name_alone(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(device, "_cpuinfo", lambda: {"model name": "Abacus"})  # as of other makers
+    assert device.describe(CPU)["name"] == "Abacus"
+
+
 def test_G1_without_a_gpu_it_is_the_cpu(no_gpu: None):
     choice = device.choose()
     assert (choice.device, choice.device_reason) == (CPU, "no CUDA device here")

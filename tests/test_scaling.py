@@ -153,6 +153,11 @@ def test_speeds_are_those_of_steps_once_every_net_has_been_timed(monkeypatch: py
     assert speeds() == expected
     records += [step(NET, size, share, "b") for size in (16, 20, 24) for share in (2, 3, 4)]
     assert speeds() == [3.0, expected[1]]  # the newest commit's
+    slate = {"device": {"name": "Slate", "kind": "cpu"}}
+    records += [step(NET, size, 0.7, "c", **slate) for size in (16, 20, 24)]
+    assert speeds() == [3.0, expected[1]]  # Slate has not timed the second net
+    records += [step(second, size, 0.9, "c", **slate) for size in (20, 24, 28)]
+    assert speeds() == [0.7, 0.9]
 
 
 def test_nets_that_differ_in_momentum_alone_are_as_fast(monkeypatch: pytest.MonkeyPatch):
