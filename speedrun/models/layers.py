@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kernels import conv_cpu, winograd
 from kernels.activation import ACTIVATIONS
-from kernels.conv_cpu import conv_cpu, pays
 from kernels.conv_fp8 import conv_fp8
 from kernels.pool_norm import pool_norm
 
@@ -40,8 +40,8 @@ class Conv(Conv2d):
     """A convolution without bias, its first `in_channels` filters the identity (Dirac) at the start.
 
     Input (N, in_channels, H, W), output (N, out_channels, H, W), dtype of the input. fp8: multiplies 8-bit floats in
-    training, its kernel being 3x3; compiled code does not. Eager training on a CPU has products for its weight gradient
-    where `kernels.conv_cpu` is the faster one.
+    training, its kernel being 3x3; compiled code does not. Eager training on a CPU takes Winograd's tiles, or products
+    for its weight gradient, where `kernels.winograd` or `kernels.conv_cpu` is the faster one.
     Dirac initialisation: github.com/KellerJordan/cifar10-airbench.
     """
 
@@ -60,8 +60,10 @@ class Conv(Conv2d):
             return super().forward(x)
         if self.fp8:
             return conv_fp8(x, self.weight)
-        if pays(x, self.weight):
-            return conv_cpu(x, self.weight.to(x.dtype))
+        if winograd.pays(x, self.weight):
+            return winograd.winograd(x, self.weight.to(x.dtype))
+        if conv_cpu.pays(x, self.weight):
+            return conv_cpu.conv_cpu(x, self.weight.to(x.dtype))
         return super().forward(x)
 
 

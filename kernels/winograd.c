@@ -1,0 +1,230 @@
+/* Winograd's 3x3 convolution in bfloat16 for AVX512; kernels/winograd.py compiles this file and says how it works.
+
+   Compiled with -DM=outputs of a tile, a side, and -DINPUT and -DOUTPUT, the rows of the matrices B' and A'. A tile's
+   input is N x N pixels, N = M + 2, from one above and left of its outputs on; beyond the map are zeros. Maps are
+   (images, height, width, channels). Nothing but maps, filters and their gradient is ever written to memory whole: what
+   lies between is made for a few tiles at a time, in a cache. */
+
+#include <immintrin.h>
+#include <omp.h>
+#include <stdint.h>
+#include <string.h>
+
+enum {
+    N = M + 2,
+    PLACES = N * N,
+    LANES = 16,  /* channels of a vector */
+    ROWS = 8,    /* of a product that is made at once, 32 wide */
+    BLOCK = 256, /* tiles of which the filters' gradient is added up at once, so that the sum is loaded and stored little */
+    LINE = 2 * LANES, /* numbers in a line of a cache: of two tiles, 16 channels each */
+};
+typedef float vec __attribute__((vector_size(4 * LANES)));
+typedef uint32_t word __attribute__((vector_size(4 * LANES)));
+typedef struct { int64_t images, height, width, inputs, outputs, threads; } Shape;
+
+static const float B[N][N] = INPUT, A[M][N] = OUTPUT;
+
+/* Unrolled, so that what is made of constants costs nothing, such as the zeros of a matrix. */
+#define EACH(i, count) _Pragma("GCC unroll 8") for (int i = 0; i < (count); i++)
+#define SUM(sum, count, j, factor, term) \
+    vec sum = {0};                       \
+    EACH(j, count) if ((factor) != 0) sum += (factor) * (term)
+/* Channels 16 at a time; the last 16 overlap those before where their number asks for it. */
+#define EACH_GROUP(group, c, channels) \
+    for (int64_t group = 0, c; c = least(group * LANES, (channels) - LANES), group < groups(channels); group++)
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE int64_t across(const Shape *s) { return (s->width + M - 1) / M; }
+INLINE int64_t per_image(const Shape *s) { return (s->height + M - 1) / M * across(s); }
+INLINE int64_t count(const Shape *s) { return s->images * per_image(s); }
+INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+INLINE int64_t groups(int64_t channels) { return (channels + LANES - 1) / LANES; }
+
+/* 16 channels of a pixel, (row, column) from the first output of a tile on; zeros where the map has none. */
+INLINE vec pixel(const Shape *s, const uint16_t *map, int64_t channels, int64_t tile, int row, int column, int64_t c)
+{
+    int64_t image = tile / per_image(s), place = tile % per_image(s);
+    int64_t y = place / across(s) * M + row, x = place % across(s) * M + column;
+    if (y < 0 || y >= s->height || x < 0 || x >= s->width) return (vec){0};
+    __m256i half = _mm256_loadu_si256((const void *)(map + ((image * s->height + y) * s->width + x) * channels + c));
+    return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
+}
+
+/* B' d B of a tile's input. */
+INLINE void transform_input(const Shape *s, const uint16_t *map, int64_t tile, int64_t c, vec out[PLACES])
+{
+    vec half[N][N];
+    for (int x = 0; x < N; x++) {
+        vec d[N];
+        for (int y = 0; y < N; y++) d[y] = pixel(s, map, s->inputs, tile, y - 1, x - 1, c);
+        EACH(i, N) {
+            SUM(sum, N, j, B[i][j], d[j]);
+            half[i][x] = sum;
+        }
+    }
+    for (int y = 0; y < N; y++) EACH(i, N) {
+        SUM(sum, N, j, B[i][j], half[y][j]);
+        out[y * N + i] = sum;
+    }
+}
+
+/* A g A' of the gradient g of a tile's outputs: the transpose of how they are made. */
+INLINE void transform_gradient(const Shape *s, const uint16_t *map, int64_t tile, int64_t c, vec out[PLACES])
+{
+    vec half[N][M];
+    for (int x = 0; x < M; x++) {
+        vec d[M];
+        for (int y = 0; y < M; y++) d[y] = pixel(s, map, s->outputs, tile, y, x, c);
+        EACH(i, N) {
+            SUM(sum, M, j, A[j][i], d[j]);
+            half[i][x] = sum;
+        }
+    }
+    for (int y = 0; y < N; y++) EACH(i, N) {
+        SUM(sum, M, j, A[j][i], half[y][j]);
+        out[y * N + i] = sum;
+    }
+}
+
+/* sums[r][k] += a[r][2 n] b[2 n][k] + a[r][2 n + 1] b[2 n + 1][k] over `steps` n, for 8 r and 32 k in two vectors. The
+   pairs of `a` are `row` apart for r and `step` for n, those of `left` and `right` `next` for n. */
+INLINE void multiply(const uint16_t *a, int64_t row, int64_t step, const uint16_t *left, const uint16_t *right,
+                     int64_t next, int64_t steps, vec sums[ROWS][2])
+{
+    for (int64_t n = 0; n < steps; n++, a += step, left += next, right += next) {
+        __m512bh b = (__m512bh)_mm512_loadu_si512(left), d = (__m512bh)_mm512_loadu_si512(right);
+        EACH(r, ROWS) {
+            int32_t both;
+            memcpy(&both, a + r * row, sizeof both);
+            __m512bh pair = (__m512bh)_mm512_set1_epi32(both);
+            sums[r][0] = (vec)_mm512_dpbf16_ps((__m512)sums[r][0], pair, b);
+            sums[r][1] = (vec)_mm512_dpbf16_ps((__m512)sums[r][1], pair, d);
+        }
+    }
+}
+
+INLINE void store(uint16_t *to, vec value, int64_t channels)
+{
+    __m256bh half = _mm512_cvtneps_pbh((__m512)value);
+    if (channels >= LANES)
+        memcpy(to, &half, sizeof half);
+    else
+        memcpy(to, &half, channels * sizeof *to);
+}
+
+/* A' m A of a tile, m being of 32 channels, as far as the outputs lie on the map. */
+INLINE void transform_output(const Shape *s, const float *m, int64_t tile, int64_t c, uint16_t *map)
+{
+    int64_t image = tile / per_image(s), place = tile % per_image(s);
+    int64_t top = place / across(s) * M, left = place % across(s) * M;
+    for (int64_t k = 0; k < 2 * LANES && c + k < s->outputs; k += LANES) {
+        vec half[M][N];
+        for (int x = 0; x < N; x++) EACH(i, M) {
+            SUM(sum, N, j, A[i][j], *(const vec *)(m + (j * N + x) * 2 * LANES + k));
+            half[i][x] = sum;
+        }
+        for (int y = 0; y < M && top + y < s->height; y++) EACH(i, M) {
+            SUM(sum, N, j, A[i][j], half[y][j]);
+            int64_t at = (image * s->height + top + y) * s->width + left + i;
+            if (left + i < s->width) store(map + at * s->outputs + c + k, sum, s->outputs - c - k);
+        }
+    }
+}
+
+/* Tiles that `convolve` makes at once: what it lays out for them stays in a core's second cache. */
+INLINE int64_t block(const Shape *s) { return s->inputs > 128 ? 32 : 64; }
+
+/* Bytes of `work` that a thread of `convolve` takes: inputs (tile, place, input), then sums (tile, place, 32 outputs). */
+INLINE int64_t inputs_bytes(const Shape *s) { return block(s) * PLACES * groups(s->inputs) * LANES * 2; }
+INLINE int64_t convolve_bytes(const Shape *s) { return inputs_bytes(s) + block(s) * PLACES * 2 * LANES * 4; }
+
+/* filters: (outputs / 16, PLACES, inputs / 2, 16 outputs, 2 inputs), transformed, zeros up to a multiple of 32 outputs.
+   Inputs are even and 16 or more. work: `work_bytes`, begins with a line of the cache. */
+void convolve(const Shape *s, const uint16_t *x, const uint16_t *filters, uint16_t *y, char *work)
+{
+    int64_t tiles = count(s), panel = s->inputs * LANES; /* filters of a place and 16 outputs */
+#pragma omp parallel for schedule(dynamic) num_threads(s->threads)
+    for (int64_t first = 0; first < tiles; first += block(s)) {
+        int64_t here = least(block(s), tiles - first);
+        uint16_t *in = (uint16_t *)(work + omp_get_thread_num() * convolve_bytes(s));
+        float *out = (float *)((char *)in + inputs_bytes(s));
+        for (int64_t t = 0; t < here; t++) EACH_GROUP(group, c, s->inputs) {
+            vec made[PLACES];
+            transform_input(s, x, first + t, c, made);
+            for (int place = 0; place < PLACES; place++)
+                store(in + (t * PLACES + place) * s->inputs + c, made[place], LANES);
+        }
+        for (int64_t k = 0; k < s->outputs; k += 2 * LANES) {
+            for (int place = 0; place < PLACES; place++) {
+                const uint16_t *of_place = filters + (k / LANES * PLACES + place) * panel;
+                for (int64_t t = 0; t < here; t += ROWS) { /* the last rows may be of no tile: they are not used */
+                    vec sums[ROWS][2] = {0};
+                    multiply(in + (t * PLACES + place) * s->inputs, PLACES * s->inputs, 2, of_place,
+                             of_place + PLACES * panel, LINE, s->inputs / 2, sums);
+                    EACH(r, ROWS) memcpy(out + ((t + r) * PLACES + place) * 2 * LANES, sums[r], sizeof sums[r]);
+                }
+            }
+            for (int64_t t = 0; t < here; t++) transform_output(s, out + t * PLACES * 2 * LANES, first + t, k, y);
+        }
+    }
+}
+
+/* Lines of two tiles, 16 channels of each side by side, a line for each place; zeros for a second that there is not. */
+#define PAIRED(to, places_apart, transform, s, map, tile, c)                                                         \
+    do {                                                                                                      \
+        vec made[2][PLACES] = {0};                                                                            \
+        transform(s, map, tile, c, made[0]);                                                                  \
+        if ((tile) + 1 < count(s)) transform(s, map, (tile) + 1, c, made[1]);                                 \
+        for (int place = 0; place < PLACES; place++) {                                                        \
+            word even = (word)made[0][place], odd = (word)made[1][place];                                     \
+            even = (even + 0x7fff + (even >> 16 & 1)) >> 16; /* rounded to the nearest, a tie to the even one */ \
+            odd = (odd + 0x7fff + (odd >> 16 & 1)) & 0xffff0000;                                              \
+            *(word *)((to) + place * (places_apart)) = even | odd;                                                   \
+        }                                                                                                     \
+    } while (0)
+
+/* Numbers from place to place in what `filter_gradient` lays out, (place, 16 channels, pair of tiles): an odd number of
+   lines, so that those of a tile fall into all sets of a cache. */
+INLINE int64_t apart(int64_t channels) { return (groups(channels) * BLOCK / 2 + 1) * LINE; }
+
+/* total: (PLACES, inputs, outputs), of the transformed filters. Inputs are a multiple of 8 and 16 or more, outputs a
+   multiple of 32. work: `work_bytes`, begins with a line of the cache. */
+void filter_gradient(const Shape *s, const uint16_t *x, const uint16_t *gradient, float *total, uint16_t *work)
+{
+    int64_t tiles = count(s), panel = BLOCK / 2 * LINE;
+    int64_t in_apart = apart(s->inputs), out_apart = apart(s->outputs);
+    uint16_t *in = work, *out = work + PLACES * in_apart;
+    memset(total, 0, PLACES * s->inputs * s->outputs * sizeof *total);
+#pragma omp parallel num_threads(s->threads)
+    for (int64_t first = 0; first < tiles; first += BLOCK) {
+        int64_t pairs = (least(BLOCK, tiles - first) + 1) / 2;
+#pragma omp for
+        for (int64_t pair = 0; pair < pairs; pair++) {
+            int64_t tile = first + 2 * pair, at = pair * LINE;
+            EACH_GROUP(group, c, s->inputs) PAIRED(in + group * panel + at, in_apart, transform_input, s, x, tile, c);
+            EACH_GROUP(group, c, s->outputs)
+                PAIRED(out + group * panel + at, out_apart, transform_gradient, s, gradient, tile, c);
+        }
+#pragma omp for
+        for (int64_t part = 0; part < PLACES * groups(s->inputs); part++) {
+            int64_t place = part / groups(s->inputs), group = part % groups(s->inputs);
+            int64_t c = least(group * LANES, s->inputs - LANES);
+            for (int64_t r = group * LANES - c; r < LANES; r += ROWS)
+                for (int64_t k = 0; k < s->outputs; k += 2 * LANES) {
+                    float *sum = total + (place * s->inputs + c + r) * s->outputs + k;
+                    const uint16_t *a = in + place * in_apart + group * panel + 2 * r;
+                    const uint16_t *b = out + place * out_apart + k / LANES * panel;
+                    vec sums[ROWS][2];
+                    EACH(i, ROWS) memcpy(sums[i], sum + i * s->outputs, sizeof sums[i]);
+                    multiply(a, 2, LINE, b, b + panel, LINE, pairs, sums);
+                    EACH(i, ROWS) memcpy(sum + i * s->outputs, sums[i], sizeof sums[i]);
+                }
+        }
+    }
+}
+
+/* Bytes of `work` that either of them takes. */
+int64_t work_bytes(const Shape *s, int gradient)
+{
+    return gradient ? PLACES * (apart(s->inputs) + apart(s->outputs)) * 2 : s->threads * convolve_bytes(s);
+}
