@@ -14,7 +14,7 @@ enum {
     N = M + 2,
     PLACES = N * N,
     LANES = 16,  /* channels of a vector */
-    ROWS = 8,    /* of a product that is made at once, 32 wide */
+    ROWS = 8,    /* of a product that is made at once, 16 wide */
     BLOCK = 256, /* tiles of which the filters' gradient is added up at once, so that the sum is loaded and stored little */
     LINE = 2 * LANES, /* numbers in a line of a cache: of two tiles, 16 channels each */
 };
@@ -86,19 +86,16 @@ INLINE void transform_gradient(const Shape *s, const uint16_t *map, int64_t tile
     }
 }
 
-/* sums[r][k] += a[r][2 n] b[2 n][k] + a[r][2 n + 1] b[2 n + 1][k] over `steps` n, for 8 r and 32 k in two vectors. The
-   pairs of `a` are `row` apart for r and `step` for n, those of `left` and `right` `next` for n. */
-INLINE void multiply(const uint16_t *a, int64_t row, int64_t step, const uint16_t *left, const uint16_t *right,
-                     int64_t next, int64_t steps, vec sums[ROWS][2])
+/* sums[r][k] += a[r][2 n] b[2 n][k] + a[r][2 n + 1] b[2 n + 1][k] over `steps` n, for 8 r and 16 k. The pairs of `a` are
+   `row` apart for r and `step` for n; lines of `b` follow each other. */
+INLINE void multiply(const uint16_t *a, int64_t row, int64_t step, const uint16_t *b, int64_t steps, vec sums[ROWS])
 {
-    for (int64_t n = 0; n < steps; n++, a += step, left += next, right += next) {
-        __m512bh b = (__m512bh)_mm512_loadu_si512(left), d = (__m512bh)_mm512_loadu_si512(right);
+    for (int64_t n = 0; n < steps; n++, a += step, b += LINE) {
+        __m512bh line = (__m512bh)_mm512_loadu_si512(b);
         EACH(r, ROWS) {
-            int32_t both;
-            memcpy(&both, a + r * row, sizeof both);
-            __m512bh pair = (__m512bh)_mm512_set1_epi32(both);
-            sums[r][0] = (vec)_mm512_dpbf16_ps((__m512)sums[r][0], pair, b);
-            sums[r][1] = (vec)_mm512_dpbf16_ps((__m512)sums[r][1], pair, d);
+            int32_t pair;
+            memcpy(&pair, a + r * row, sizeof pair);
+            sums[r] = (vec)_mm512_dpbf16_ps((__m512)sums[r], (__m512bh)_mm512_set1_epi32(pair), line);
         }
     }
 }
@@ -112,60 +109,54 @@ INLINE void store(uint16_t *to, vec value, int64_t channels)
         memcpy(to, &half, channels * sizeof *to);
 }
 
-/* A' m A of a tile, m being of 32 channels, as far as the outputs lie on the map. */
-INLINE void transform_output(const Shape *s, const float *m, int64_t tile, int64_t c, uint16_t *map)
+/* A' m A of a tile as far as its outputs lie on the map; m: (PLACES, ROWS tiles, 16 channels), of the tile on. */
+INLINE void transform_output(const Shape *s, const vec *m, int64_t tile, int64_t c, uint16_t *map)
 {
     int64_t image = tile / per_image(s), place = tile % per_image(s);
     int64_t top = place / across(s) * M, left = place % across(s) * M;
-    for (int64_t k = 0; k < 2 * LANES && c + k < s->outputs; k += LANES) {
-        vec half[M][N];
-        for (int x = 0; x < N; x++) EACH(i, M) {
-            SUM(sum, N, j, A[i][j], *(const vec *)(m + (j * N + x) * 2 * LANES + k));
-            half[i][x] = sum;
-        }
-        for (int y = 0; y < M && top + y < s->height; y++) EACH(i, M) {
-            SUM(sum, N, j, A[i][j], half[y][j]);
-            int64_t at = (image * s->height + top + y) * s->width + left + i;
-            if (left + i < s->width) store(map + at * s->outputs + c + k, sum, s->outputs - c - k);
-        }
+    vec half[M][N];
+    for (int x = 0; x < N; x++) EACH(i, M) {
+        SUM(sum, N, j, A[i][j], m[(j * N + x) * ROWS]);
+        half[i][x] = sum;
+    }
+    for (int y = 0; y < M && top + y < s->height; y++) EACH(i, M) {
+        SUM(sum, N, j, A[i][j], half[y][j]);
+        int64_t at = (image * s->height + top + y) * s->width + left + i;
+        if (left + i < s->width) store(map + at * s->outputs + c, sum, s->outputs - c);
     }
 }
 
-/* Tiles that `convolve` makes at once: what it lays out for them stays in a core's second cache. */
+/* Tiles whose input `convolve` transforms at once: it stays in a core's second cache. */
 INLINE int64_t block(const Shape *s) { return s->inputs > 128 ? 32 : 64; }
+INLINE int64_t block_size(const Shape *s) { return block(s) * PLACES * groups(s->inputs) * LANES; }
 
-/* Bytes of `work` that a thread of `convolve` takes: inputs (tile, place, input), then sums (tile, place, 32 outputs). */
-INLINE int64_t inputs_bytes(const Shape *s) { return block(s) * PLACES * groups(s->inputs) * LANES * 2; }
-INLINE int64_t convolve_bytes(const Shape *s) { return inputs_bytes(s) + block(s) * PLACES * 2 * LANES * 4; }
-
-/* filters: (outputs / 16, PLACES, inputs / 2, 16 outputs, 2 inputs), transformed, zeros up to a multiple of 32 outputs.
-   Inputs are even and 16 or more. work: `work_bytes`, begins with a line of the cache. */
-void convolve(const Shape *s, const uint16_t *x, const uint16_t *filters, uint16_t *y, char *work)
+/* filters: (outputs / 16, PLACES, inputs / 2, 16 outputs, 2 inputs), transformed, zeros up to a multiple of 16 outputs.
+   Inputs are even and 16 or more. work: `work_bytes`. */
+void convolve(const Shape *s, const uint16_t *x, const uint16_t *filters, uint16_t *y, uint16_t *work)
 {
     int64_t tiles = count(s), panel = s->inputs * LANES; /* filters of a place and 16 outputs */
 #pragma omp parallel for schedule(dynamic) num_threads(s->threads)
     for (int64_t first = 0; first < tiles; first += block(s)) {
         int64_t here = least(block(s), tiles - first);
-        uint16_t *in = (uint16_t *)(work + omp_get_thread_num() * convolve_bytes(s));
-        float *out = (float *)((char *)in + inputs_bytes(s));
+        uint16_t *in = work + omp_get_thread_num() * block_size(s); /* (tile, place, input) */
         for (int64_t t = 0; t < here; t++) EACH_GROUP(group, c, s->inputs) {
             vec made[PLACES];
             transform_input(s, x, first + t, c, made);
             for (int place = 0; place < PLACES; place++)
                 store(in + (t * PLACES + place) * s->inputs + c, made[place], LANES);
         }
-        for (int64_t k = 0; k < s->outputs; k += 2 * LANES) {
-            for (int place = 0; place < PLACES; place++) {
-                const uint16_t *of_place = filters + (k / LANES * PLACES + place) * panel;
-                for (int64_t t = 0; t < here; t += ROWS) { /* the last rows may be of no tile: they are not used */
-                    vec sums[ROWS][2] = {0};
-                    multiply(in + (t * PLACES + place) * s->inputs, PLACES * s->inputs, 2, of_place,
-                             of_place + PLACES * panel, LINE, s->inputs / 2, sums);
-                    EACH(r, ROWS) memcpy(out + ((t + r) * PLACES + place) * 2 * LANES, sums[r], sizeof sums[r]);
+        for (int64_t k = 0; k < s->outputs; k += LANES)
+            for (int64_t t = 0; t < here; t += ROWS) {
+                vec sums[PLACES][ROWS];
+                for (int place = 0; place < PLACES; place++) {
+                    vec sum[ROWS] = {0}; /* the last may be of no tile: they are not used */
+                    multiply(in + (t * PLACES + place) * s->inputs, PLACES * s->inputs, 2,
+                             filters + (k / LANES * PLACES + place) * panel, s->inputs / 2, sum);
+                    memcpy(sums[place], sum, sizeof sum);
                 }
+                for (int64_t r = 0; r < least(ROWS, here - t); r++)
+                    transform_output(s, &sums[0][r], first + t + r, k, y);
             }
-            for (int64_t t = 0; t < here; t++) transform_output(s, out + t * PLACES * 2 * LANES, first + t, k, y);
-        }
     }
 }
 
@@ -187,8 +178,8 @@ void convolve(const Shape *s, const uint16_t *x, const uint16_t *filters, uint16
    lines, so that those of a tile fall into all sets of a cache. */
 INLINE int64_t apart(int64_t channels) { return (groups(channels) * BLOCK / 2 + 1) * LINE; }
 
-/* total: (PLACES, inputs, outputs), of the transformed filters. Inputs are a multiple of 8 and 16 or more, outputs a
-   multiple of 32. work: `work_bytes`, begins with a line of the cache. */
+/* total: (PLACES, inputs, outputs), of the transformed filters. Inputs are a multiple of 8 and 16 or more, outputs of
+   16. work: `work_bytes`, begins with a line of the cache. */
 void filter_gradient(const Shape *s, const uint16_t *x, const uint16_t *gradient, float *total, uint16_t *work)
 {
     int64_t tiles = count(s), panel = BLOCK / 2 * LINE;
@@ -210,14 +201,13 @@ void filter_gradient(const Shape *s, const uint16_t *x, const uint16_t *gradient
             int64_t place = part / groups(s->inputs), group = part % groups(s->inputs);
             int64_t c = least(group * LANES, s->inputs - LANES);
             for (int64_t r = group * LANES - c; r < LANES; r += ROWS)
-                for (int64_t k = 0; k < s->outputs; k += 2 * LANES) {
+                for (int64_t k = 0; k < s->outputs; k += LANES) {
                     float *sum = total + (place * s->inputs + c + r) * s->outputs + k;
-                    const uint16_t *a = in + place * in_apart + group * panel + 2 * r;
-                    const uint16_t *b = out + place * out_apart + k / LANES * panel;
-                    vec sums[ROWS][2];
-                    EACH(i, ROWS) memcpy(sums[i], sum + i * s->outputs, sizeof sums[i]);
-                    multiply(a, 2, LINE, b, b + panel, LINE, pairs, sums);
-                    EACH(i, ROWS) memcpy(sum + i * s->outputs, sums[i], sizeof sums[i]);
+                    vec sums[ROWS];
+                    EACH(i, ROWS) memcpy(&sums[i], sum + i * s->outputs, sizeof sums[i]);
+                    multiply(in + place * in_apart + group * panel + 2 * r, 2, LINE,
+                             out + place * out_apart + k / LANES * panel, pairs, sums);
+                    EACH(i, ROWS) memcpy(sum + i * s->outputs, &sums[i], sizeof sums[i]);
                 }
         }
     }
@@ -226,5 +216,5 @@ void filter_gradient(const Shape *s, const uint16_t *x, const uint16_t *gradient
 /* Bytes of `work` that either of them takes. */
 int64_t work_bytes(const Shape *s, int gradient)
 {
-    return gradient ? PLACES * (apart(s->inputs) + apart(s->outputs)) * 2 : s->threads * convolve_bytes(s);
+    return (gradient ? PLACES * (apart(s->inputs) + apart(s->outputs)) : s->threads * block_size(s)) * sizeof(uint16_t);
 }

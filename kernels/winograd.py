@@ -55,11 +55,11 @@ def pays(x: Tensor, weight: Tensor) -> bool:
 def winograd(x: Tensor, weight: Tensor) -> Tensor:
     """Convolution of x (N, C, H, W) with weight (K, C, 3, 3), both bfloat16, padded to keep the size: (N, K, H, W).
 
-    C is a multiple of 8 and 16 or more, K a multiple of 32. Raises ValueError where that or a dtype is another,
+    C is a multiple of 8 and 16 or more, K of 16. Raises ValueError where that or a dtype is another,
     RuntimeError where the C code does not compile or the processor has no AVX512-BF16.
     """
     if not _takes(weight):
-        raise ValueError(f"weight must be (32 k, 8 c, 3, 3) with c > 1, not {tuple(weight.shape)}")
+        raise ValueError(f"weight must be (16 k, 8 c, 3, 3) with c > 1, not {tuple(weight.shape)}")
     if (x.dtype, weight.dtype) != (torch.bfloat16, torch.bfloat16):
         raise ValueError(f"x and weight must be bfloat16, not {x.dtype} and {weight.dtype}")
     if not conv_cpu.has("avx512_bf16") or _library(_side(x)) is None:
@@ -70,7 +70,7 @@ def winograd(x: Tensor, weight: Tensor) -> Tensor:
 
 def _takes(weight: Tensor) -> bool:
     filters, channels, *kernel = weight.shape
-    return kernel == [3, 3] and filters % 32 == 0 and channels % 8 == 0 and channels >= 16
+    return kernel == [3, 3] and filters % 16 == 0 and channels % 8 == 0 and channels >= 16
 
 
 class _Winograd(torch.autograd.Function):
@@ -96,7 +96,7 @@ def _convolve(x: Tensor, weight: Tensor) -> Tensor:
     """`winograd` without gradients, x in channels-last memory format; K may be any number."""
     library, transform = _needed(x)
     filters, channels = weight.shape[:2]
-    padded = F.pad(weight.float(), (0, 0, 0, 0, 0, 0, 0, -filters % 32))
+    padded = F.pad(weight.float(), (0, 0, 0, 0, 0, 0, 0, -filters % 16))
     # (K / 16, places, C / 2, 16, 2): 16 outputs of two inputs each are what an instruction multiplies by.
     taps = padded.reshape(-1, 16, channels // 2, 2, 3, 3).permute(4, 5, 0, 2, 1, 3).reshape(9, -1)
     by_place = (transform @ taps).to(x.dtype).view(len(transform), -1, channels * 16)

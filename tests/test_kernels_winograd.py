@@ -45,7 +45,7 @@ def test_the_matrices_make_a_correlation(side: int):
 
 @runs
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 2), (3, 3), (5, 9), (6, 6), (7, 7), (15, 15), (31, 2)])
-@pytest.mark.parametrize(("channels", "filters"), [(16, 32), (24, 64), (40, 32), (136, 96)])
+@pytest.mark.parametrize(("channels", "filters"), [(16, 32), (24, 64), (40, 48), (136, 16)])
 @pytest.mark.parametrize("count", [1, 70])
 def test_result_and_gradients_are_those_of_a_convolution(
     count: int, channels: int, filters: int, height: int, width: int
@@ -132,7 +132,7 @@ def test_any_memory_format_is_taken(layout: torch.memory_format):
     assert torch.equal(again, winograd.winograd(x, weight))
 
 
-@pytest.mark.parametrize("shape", [(32, 16, 1, 1), (16, 16, 3, 3), (32, 8, 3, 3), (32, 20, 3, 3)])
+@pytest.mark.parametrize("shape", [(32, 16, 1, 1), (24, 16, 3, 3), (32, 8, 3, 3), (32, 20, 3, 3)])
 def test_another_weight_is_refused(shape: tuple[int, ...]):
     with pytest.raises(ValueError, match=r"weight must be .* not \(\d+, \d+, \d, \d\)"):
         winograd.winograd(random(2, shape[1], 4, 4), random(*shape))
