@@ -12,7 +12,7 @@ PATTERNS = {
     "convolutions, backward": r"convolution_backward|Conv\w+Backward",
     "convolutions, forward": r"conv2d|convolution|^_Conv\w+$",
     "pooling": r"max_pool|avg_pool|amax|MaxPool|AvgPool|Amax",
-    "normalisation": r"batch_norm|group_norm|layer_norm|BatchNorm|NormBackward|^_PoolNorm$",
+    "normalisation": r"batch_norm|group_norm|layer_norm|BatchNorm|NormBackward|NormCpuBackward|^_(PoolNorm|NormCpu)$",
     "activation": r"gelu|silu|relu|threshold_backward|Gelu|Silu|Relu",
     "head and loss": r"\b(linear|mm|addmm|bmm)\b|softmax|nll_loss|cross_entropy|MmBackward|Softmax|NllLoss",
     "fused by the compiler": r"triton_|CompiledFxGraph|CompiledFunction",
@@ -21,7 +21,8 @@ PATTERNS = {
 _REGIONS = {
     AUGMENTATION: r"^augmentation$",
     OPTIMISER: r"^Optimizer\.(step|zero_grad)#",
-    "convolutions, backward": r"^_ConvCpuBackward$",
+    "convolutions, backward": r"^_(ConvCpu|Winograd)Backward$",
+    "convolutions, forward": r"^_Winograd$",
 }
 KINDS = (*PATTERNS, AUGMENTATION, OPTIMISER, OTHER)
 

@@ -13,12 +13,13 @@ at the end of a net. Two ways to have long ones:
 """
 
 from collections.abc import Iterator
-from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from kernels import native
 
 # Fewest channels, in and out, that each way pays for, by the largest side of a map. Patches were timed with as many out
 # as in, or more.
@@ -33,16 +34,8 @@ def pays(x: Tensor, weight: Tensor) -> bool:
     if x.device.type != "cpu" or x.dtype != torch.bfloat16 or weight.shape[2:] != (3, 3):
         return False
     side, channels = max(x.shape[2:]), min(x.shape[1], len(weight))
-    fewest = PATCHES if has("amx_tile") else TAPS if has("avx512_bf16") else {}
+    fewest = PATCHES if native.has("amx_tile") else TAPS if native.has("avx512_bf16") else {}
     return any(side <= largest and channels >= least for largest, least in fewest.items())
-
-
-@cache
-def has(feature: str) -> bool:
-    """Whether the processor has `feature`, amx_tile or avx512_bf16; not where this torch has lost the name, a private
-    one, by which to ask."""
-    ask = getattr(torch.cpu, f"_is_{feature}_supported", None)
-    return ask is not None and bool(ask())
 
 
 def conv_cpu(x: Tensor, weight: Tensor) -> Tensor:
@@ -72,7 +65,7 @@ class _ConvCpu(torch.autograd.Function):
                 gradient, x, weight, None, ones, ones, ones, False, [0, 0], 1, mask
             )[0]
         if ctx.needs_input_grad[1]:
-            way = by_patches if has("amx_tile") else by_taps
+            way = by_patches if native.has("amx_tile") else by_taps
             of_weight = way(x, gradient).to(weight.dtype)
         return of_x, of_weight
 

@@ -5,40 +5,29 @@
    (images, height, width, channels). Nothing but maps, filters and their gradient is ever written to memory whole: what
    lies between is made for a few tiles at a time, in a cache. */
 
-#include <immintrin.h>
 #include <omp.h>
-#include <stdint.h>
-#include <string.h>
+
+#include "vectors.h"
 
 enum {
     N = M + 2,
     PLACES = N * N,
-    LANES = 16,  /* channels of a vector */
     ROWS = 8,    /* of a product that is made at once, 16 wide */
     BLOCK = 256, /* tiles of which the filters' gradient is added up at once, so that the sum is loaded and stored little */
     LINE = 2 * LANES, /* numbers in a line of a cache: of two tiles, 16 channels each */
 };
-typedef float vec __attribute__((vector_size(4 * LANES)));
-typedef uint32_t word __attribute__((vector_size(4 * LANES)));
 typedef struct { int64_t images, height, width, inputs, outputs, threads; } Shape;
 
 static const float B[N][N] = INPUT, A[M][N] = OUTPUT;
 
-/* Unrolled, so that what is made of constants costs nothing, such as the zeros of a matrix. */
-#define EACH(i, count) _Pragma("GCC unroll 8") for (int i = 0; i < (count); i++)
+/* A sum over j; the zeros of a matrix cost nothing. */
 #define SUM(sum, count, j, factor, term) \
     vec sum = {0};                       \
     EACH(j, count) if ((factor) != 0) sum += (factor) * (term)
-/* Channels 16 at a time; the last 16 overlap those before where their number asks for it. */
-#define EACH_GROUP(group, c, channels) \
-    for (int64_t group = 0, c; c = least(group * LANES, (channels) - LANES), group < groups(channels); group++)
-#define INLINE static inline __attribute__((always_inline))
 
 INLINE int64_t across(const Shape *s) { return (s->width + M - 1) / M; }
 INLINE int64_t per_image(const Shape *s) { return (s->height + M - 1) / M * across(s); }
 INLINE int64_t count(const Shape *s) { return s->images * per_image(s); }
-INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-INLINE int64_t groups(int64_t channels) { return (channels + LANES - 1) / LANES; }
 
 /* 16 channels of a pixel, (row, column) from the first output of a tile on; zeros where the map has none. */
 INLINE vec pixel(const Shape *s, const uint16_t *map, int64_t channels, int64_t tile, int row, int column, int64_t c)
@@ -46,8 +35,7 @@ INLINE vec pixel(const Shape *s, const uint16_t *map, int64_t channels, int64_t 
     int64_t image = tile / per_image(s), place = tile % per_image(s);
     int64_t y = place / across(s) * M + row, x = place % across(s) * M + column;
     if (y < 0 || y >= s->height || x < 0 || x >= s->width) return (vec){0};
-    __m256i half = _mm256_loadu_si256((const void *)(map + ((image * s->height + y) * s->width + x) * channels + c));
-    return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
+    return load(map + ((image * s->height + y) * s->width + x) * channels + c);
 }
 
 /* B' d B of a tile's input. */
@@ -100,15 +88,6 @@ INLINE void multiply(const uint16_t *a, int64_t row, int64_t step, const uint16_
     }
 }
 
-INLINE void store(uint16_t *to, vec value, int64_t channels)
-{
-    __m256bh half = _mm512_cvtneps_pbh((__m512)value);
-    if (channels >= LANES)
-        memcpy(to, &half, sizeof half);
-    else
-        memcpy(to, &half, channels * sizeof *to);
-}
-
 /* A' m A of a tile as far as its outputs lie on the map; m: (PLACES, ROWS tiles, 16 channels), of the tile on. */
 INLINE void transform_output(const Shape *s, const vec *m, int64_t tile, int64_t c, uint16_t *map)
 {
@@ -122,7 +101,7 @@ INLINE void transform_output(const Shape *s, const vec *m, int64_t tile, int64_t
     for (int y = 0; y < M && top + y < s->height; y++) EACH(i, M) {
         SUM(sum, N, j, A[i][j], half[y][j]);
         int64_t at = (image * s->height + top + y) * s->width + left + i;
-        if (left + i < s->width) store(map + at * s->outputs + c, sum, s->outputs - c);
+        if (left + i < s->width) store(map + at * s->outputs + c, sum);
     }
 }
 
@@ -130,8 +109,8 @@ INLINE void transform_output(const Shape *s, const vec *m, int64_t tile, int64_t
 INLINE int64_t block(const Shape *s) { return s->inputs > 128 ? 32 : 64; }
 INLINE int64_t block_size(const Shape *s) { return block(s) * PLACES * groups(s->inputs) * LANES; }
 
-/* filters: (outputs / 16, PLACES, inputs / 2, 16 outputs, 2 inputs), transformed, zeros up to a multiple of 16 outputs.
-   Inputs are even and 16 or more. work: `work_bytes`. */
+/* filters: (groups of 16 outputs, PLACES, inputs / 2, 16 outputs, 2 inputs), transformed. Inputs are even and 16 or more,
+   as are outputs. work: `work_bytes`. */
 void convolve(const Shape *s, const uint16_t *x, const uint16_t *filters, uint16_t *y, uint16_t *work)
 {
     int64_t tiles = count(s), panel = s->inputs * LANES; /* filters of a place and 16 outputs */
@@ -143,15 +122,15 @@ void convolve(const Shape *s, const uint16_t *x, const uint16_t *filters, uint16
             vec made[PLACES];
             transform_input(s, x, first + t, c, made);
             for (int place = 0; place < PLACES; place++)
-                store(in + (t * PLACES + place) * s->inputs + c, made[place], LANES);
+                store(in + (t * PLACES + place) * s->inputs + c, made[place]);
         }
-        for (int64_t k = 0; k < s->outputs; k += LANES)
+        EACH_GROUP(group, k, s->outputs)
             for (int64_t t = 0; t < here; t += ROWS) {
                 vec sums[PLACES][ROWS];
                 for (int place = 0; place < PLACES; place++) {
                     vec sum[ROWS] = {0}; /* the last may be of no tile: they are not used */
                     multiply(in + (t * PLACES + place) * s->inputs, PLACES * s->inputs, 2,
-                             filters + (k / LANES * PLACES + place) * panel, s->inputs / 2, sum);
+                             filters + (group * PLACES + place) * panel, s->inputs / 2, sum);
                     memcpy(sums[place], sum, sizeof sum);
                 }
                 for (int64_t r = 0; r < least(ROWS, here - t); r++)

@@ -7,47 +7,36 @@ polynomials are multiplied (Toom and Cook). In bfloat16 the points in use, 0, 1,
 a map, root mean square; of those tried the points below lose least, 1.1 %, for M = 3 0.7 %; a plain convolution loses
 0.2 %.
 
-`winograd.c` does it all; it is compiled at first use, in a second, and kept in the user's cache. Two cores of an AMD
-EPYC of family 25, 1,000 images, forward / gradient of the input / of the filters, ms, oneDNN and this: 24 -> 64
-channels at 31 pixels 60 / 84 / 80 and 42 / 50 / 51, 64 -> 256 at 15 155 / 145 / 204 and 61 / 66 / 79, 256 -> 256 at 7
-110 / 110 / 151 and 53 / 52 / 79, at 3 20 / 21 / 45 and 12 / 12 / 15.
+`winograd.c` does it all. Two cores of an AMD EPYC of family 25, 1,000 images, forward / gradient of the input / of the
+filters, ms, oneDNN and this: 24 -> 64 channels at 31 pixels 60 / 84 / 80 and 39 / 47 / 52, 64 -> 256 at 15 146 / 138 /
+190 and 60 / 67 / 79, 256 -> 256 at 7 110 / 110 / 151 and 52 / 52 / 73, at 3 20 / 21 / 45 and 12 / 12 / 15.
 """
 
 import ctypes
-import hashlib
 import math
-import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from kernels import conv_cpu
+from kernels import native
+from kernels.native import address
 
-SOURCE = Path(__file__).with_suffix(".c")
-FLAGS = ("-O3", "-march=native", "-mprefer-vector-width=512", "-fopenmp", "-fPIC", "-shared")
 # By the outputs of a tile, a side: its finite points; infinity is one more.
 POINTS = {3: (3 / 8, -3 / 8, 5 / 4, -5 / 4), 4: (0.0, 2 / 3, -2 / 3, 3 / 2, -3 / 2)}
 LEAST_SIDE = 3  # of a map for which this is the faster way
 
 
 def pays(x: Tensor, weight: Tensor) -> bool:
-    """Whether `winograd` is the fastest way to train on x (N, C, H, W) with weight (K, C, k, k), on this machine."""
+    """Whether `winograd` is the fastest way to convolve x (N, C, H, W) with weight (K, C, k, k), on this machine."""
     return (
         x.device.type == "cpu"
         and x.dtype == torch.bfloat16
         and min(x.shape[2:]) >= LEAST_SIDE
         and _takes(weight)
-        and conv_cpu.has("avx512_bf16")
-        and not conv_cpu.has("amx_tile")  # whose direct convolutions were not timed against this
+        and not native.has("amx_tile")  # whose direct convolutions were not timed against this
         and _library(_side(x)) is not None
     )
 
@@ -62,7 +51,7 @@ def winograd(x: Tensor, weight: Tensor) -> Tensor:
         raise ValueError(f"weight must be (16 k, 8 c, 3, 3) with c > 1, not {tuple(weight.shape)}")
     if (x.dtype, weight.dtype) != (torch.bfloat16, torch.bfloat16):
         raise ValueError(f"x and weight must be bfloat16, not {x.dtype} and {weight.dtype}")
-    if not conv_cpu.has("avx512_bf16") or _library(_side(x)) is None:
+    if _library(_side(x)) is None:
         raise RuntimeError("Winograd's tiles need AVX512-BF16 and a C compiler")
     out: Tensor = _Winograd.apply(x, weight)
     return out
@@ -93,12 +82,14 @@ class _Winograd(torch.autograd.Function):
 
 
 def _convolve(x: Tensor, weight: Tensor) -> Tensor:
-    """`winograd` without gradients, x in channels-last memory format; K may be any number."""
+    """`winograd` without gradients, x in channels-last memory format; K may be any number from 16 on."""
     library, transform = _needed(x)
     filters, channels = weight.shape[:2]
-    padded = F.pad(weight.float(), (0, 0, 0, 0, 0, 0, 0, -filters % 16))
-    # (K / 16, places, C / 2, 16, 2): 16 outputs of two inputs each are what an instruction multiplies by.
-    taps = padded.reshape(-1, 16, channels // 2, 2, 3, 3).permute(4, 5, 0, 2, 1, 3).reshape(9, -1)
+    # (groups, places, C / 2, 16, 2): 16 outputs of two inputs each are what an instruction multiplies by. The last
+    # group has some of those before where their number asks for it.
+    places = [min(first, filters - 16) + at for first in range(0, filters, 16) for at in range(16)]
+    grouped = weight.float() if filters % 16 == 0 else weight.float()[places]
+    taps = grouped.reshape(-1, 16, channels // 2, 2, 3, 3).permute(4, 5, 0, 2, 1, 3).reshape(9, -1)
     by_place = (transform @ taps).to(x.dtype).view(len(transform), -1, channels * 16)
     transformed = by_place.transpose(0, 1).contiguous()
     y = torch.empty((len(x), filters, *x.shape[2:]), dtype=x.dtype, memory_format=torch.channels_last)
@@ -123,7 +114,7 @@ class _Shape(ctypes.Structure):
 
 def _run(library: ctypes.CDLL, name: str, shape: _Shape, *tensors: Tensor) -> None:
     work = torch.empty(library.work_bytes(ctypes.byref(shape), name == "filter_gradient"), dtype=torch.uint8)
-    getattr(library, name)(ctypes.byref(shape), *(ctypes.c_void_p(each.data_ptr()) for each in (*tensors, work)))
+    getattr(library, name)(ctypes.byref(shape), *map(address, (*tensors, work)))
 
 
 def _side(x: Tensor) -> int:
@@ -178,45 +169,17 @@ def _polynomial(roots: Sequence[float]) -> list[float]:
     return factors
 
 
-@cache
 def _library(side: int) -> ctypes.CDLL | None:
     """The C code for tiles of `side` outputs a side; None where it cannot be had."""
-    compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", ""), "cc", "gcc", "clang"))), None)
-    if compiler is None or not conv_cpu.has("avx512_bf16"):
-        return None
+    return native.library("winograd", M=str(side), **_constants(side))
+
+
+@cache
+def _constants(side: int) -> dict[str, str]:
     inputs, outputs, _ = matrices(side)
-    options = [*FLAGS, f"-DM={side}", f"-DINPUT={_rows(inputs)}", f"-DOUTPUT={_rows(outputs)}"]
-    try:
-        return _load(compiler, options)
-    except (OSError, subprocess.SubprocessError):
-        return None
+    return {"INPUT": _rows(inputs), "OUTPUT": _rows(outputs)}
 
 
 def _rows(matrix: list[list[float]]) -> str:
     """As C writes it."""
     return "{" + ",".join("{" + ",".join(map(float.hex, row)) + "}" for row in matrix) + "}"
-
-
-def _load(compiler: str, options: list[str]) -> ctypes.CDLL:
-    """The compiled code, from the cache if it is there. Raises OSError or SubprocessError."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "speedrun" / "kernels"
-    folder.mkdir(parents=True, exist_ok=True)
-    what = "\0".join([compiler, *options, _processor(), SOURCE.read_text(encoding="utf-8")])
-    path = folder / f"winograd-{hashlib.sha256(what.encode()).hexdigest()[:16]}.so"
-    if path.exists():
-        with suppress(OSError):  # damaged: made anew
-            return ctypes.CDLL(str(path))
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        made = Path(scratch) / path.name
-        command = [compiler, *options, str(SOURCE), "-o", str(made)]
-        subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
-        made.replace(path)
-    return ctypes.CDLL(str(path))
-
-
-def _processor() -> str:
-    """What -march=native depends on, for a cache that several machines share."""
-    with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next((line for line in lines if line.startswith("flags")), "")
-    return ""

@@ -1,14 +1,13 @@
 """The convolution for CPUs against torch's own, in float64; that the products run faster is measured, not tested."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels import conv_cpu, winograd
+from kernels import conv_cpu, native, winograd
 from speedrun.models.layers import Conv
 
 
@@ -20,7 +19,7 @@ def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
 @pytest.fixture(params=["amx_tile", "avx512_bf16"])
 def only(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The one feature that the processor is said to have."""
-    monkeypatch.setattr(conv_cpu, "has", lambda feature: feature == request.param)
+    monkeypatch.setattr(native, "has", lambda feature: feature == request.param)
     return request.param
 
 
@@ -54,12 +53,6 @@ def test_another_kernel_is_refused():
         conv_cpu.conv_cpu(random(2, 3, 4, 4), random(5, 3, 1, 1))
 
 
-@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="no list of what the processor has")
-@pytest.mark.parametrize("feature", ["amx_tile", "avx512_bf16"])
-def test_a_feature_is_where_the_processor_lists_it(feature: str):
-    assert conv_cpu.has(feature) == (feature in Path("/proc/cpuinfo").read_text().split())
-
-
 def test_what_is_not_asked_for_is_not_computed(only: str, monkeypatch: pytest.MonkeyPatch):
     for way in ("by_patches", "by_taps"):
         monkeypatch.setattr(conv_cpu, way, lambda *_: pytest.fail("nobody asked for it"))
@@ -78,7 +71,7 @@ def test_a_processor_with_amx_takes_patches_whatever_else_it_has(
         way = getattr(conv_cpu, name)
         return lambda *given: (ways.append(name), way(*given))[1]
 
-    monkeypatch.setattr(conv_cpu, "has", lambda feature: both or feature == "avx512_bf16")
+    monkeypatch.setattr(native, "has", lambda feature: both or feature == "avx512_bf16")
     for name in ("by_patches", "by_taps"):
         monkeypatch.setattr(conv_cpu, name, counted(name))
     conv_cpu.conv_cpu(random(2, 3, 4, 4), random(5, 3, 3, 3, seed=1).requires_grad_()).sum().backward()
@@ -105,7 +98,7 @@ def test_a_processor_with_amx_takes_patches_whatever_else_it_has(
 def test_it_pays_for_small_maps_of_many_channels(
     feature: str, side: int, channels: int, filters: int, expected: bool, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(conv_cpu, "has", lambda asked: feature in (asked, "both"))
+    monkeypatch.setattr(native, "has", lambda asked: feature in (asked, "both"))
     x = torch.empty(2, channels, side, side, dtype=torch.bfloat16)
     assert conv_cpu.pays(x, torch.empty(filters, channels, 3, 3)) is expected
     assert not conv_cpu.pays(x.float(), torch.empty(filters, channels, 3, 3))

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kernels import conv_cpu, winograd
+from kernels import conv_cpu, norm_cpu, winograd
 from kernels.activation import ACTIVATIONS
 from kernels.conv_fp8 import conv_fp8
 from kernels.pool_norm import pool_norm
@@ -40,8 +40,8 @@ class Conv(Conv2d):
     """A convolution without bias, its first `in_channels` filters the identity (Dirac) at the start.
 
     Input (N, in_channels, H, W), output (N, out_channels, H, W), dtype of the input. fp8: multiplies 8-bit floats in
-    training, its kernel being 3x3; compiled code does not. Eager training on a CPU takes Winograd's tiles, or products
-    for its weight gradient, where `kernels.winograd` or `kernels.conv_cpu` is the faster one.
+    training, its kernel being 3x3; compiled code does not. Eager code on a CPU takes Winograd's tiles, in training also
+    products for its weight gradient, where `kernels.winograd` or `kernels.conv_cpu` is the faster one.
     Dirac initialisation: github.com/KellerJordan/cifar10-airbench.
     """
 
@@ -56,13 +56,13 @@ class Conv(Conv2d):
             nn.init.dirac_(self.weight[: self.in_channels])
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
             return super().forward(x)
-        if self.fp8:
+        if self.training and self.fp8:
             return conv_fp8(x, self.weight)
         if winograd.pays(x, self.weight):
             return winograd.winograd(x, self.weight.to(x.dtype))
-        if conv_cpu.pays(x, self.weight):
+        if self.training and conv_cpu.pays(x, self.weight):
             return conv_cpu.conv_cpu(x, self.weight.to(x.dtype))
         return super().forward(x)
 
@@ -118,10 +118,14 @@ class BatchNorm(BatchNorm2d):
     def activated(self, x: Tensor, activation: str, *, pool: int = 1, fused: bool = False) -> Tensor:
         """(N, C, S, S) pooled by `pool`, normalised and activated: (N, C, S // pool, S // pool).
 
-        fused: by Triton kernels where those run, always with the statistics of this device's batch.
+        fused: by Triton kernels where those run, always with the statistics of this device's batch. Eager training on a
+        CPU takes `kernels.norm_cpu` where it is the faster way.
         """
         if fused and self.add_up is None:
             return pool_norm(x, **self.taken(), activation=activation, pool=pool)
+        eager = self.training and self.add_up is None and not torch.compiler.is_compiling()
+        if eager and norm_cpu.pays(x, activation):
+            return norm_cpu.norm_cpu(x, **self.taken(), activation=activation, pool=pool)
         # Pooling before BN and activation: they then touch a quarter of the bytes.
         return ACTIVATIONS[activation](self(F.max_pool2d(x, pool) if pool > 1 else x))
 
