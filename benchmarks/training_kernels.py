@@ -6,7 +6,7 @@ Each kernel at the shapes of a 64/256/256 net, forward and backward where it has
 the median, and the share of the measured copy bandwidth that the bytes come to which must move. Its twin is what a net
 or an optimiser does while `model.fused`, `model.fp8` and `optim.fused` are off. In a graph is how a captured step pays
 for them; compiled is what torch.compile makes of the twin. For Newton-Schulz, batch and pixels stand for the filters
-and for the rows of the largest. What is made for CPUs is measured on those that it pays on, beside oneDNN's, its twin.
+and for the rows of the largest. What is made for CPUs is measured on those that it pays on, beside torch's, its twin.
 `--quick` takes a fifth of the images, and no compilation.
 """
 
@@ -23,7 +23,7 @@ from torch import Tensor
 from benchmarks import launches
 from benchmarks.harness import Call, Session, copy_bandwidth, report
 from benchmarks.launches import Contender
-from kernels.conv_cpu import conv_cpu, pays
+from kernels import conv_cpu, norm_cpu, winograd
 from kernels.conv_fp8 import conv_fp8
 from kernels.conv_pool import conv_pool_norm
 from kernels.newton_schulz import orthogonalize_all
@@ -59,7 +59,9 @@ def noise(channels: int, side: int, device: torch.device, dtype: torch.dtype, qu
     return torch.randn(count, channels, side, side, device=device).to(dtype, memory_format=torch.channels_last)
 
 
-def pooled_norm(channels: int, side: int, pool: int, device: torch.device, dtype: torch.dtype, quick: bool) -> Case:
+def pooled_norm(
+    channels: int, side: int, pool: int, device: torch.device, dtype: torch.dtype, quick: bool, *, cpu: bool = False
+) -> Case:
     x = noise(channels, side, device, dtype, quick)
     weight, bias = torch.ones(channels, device=device), torch.zeros(channels, device=device)
     running = torch.zeros(channels, device=device), torch.ones(channels, device=device)
@@ -69,8 +71,9 @@ def pooled_norm(channels: int, side: int, pool: int, device: torch.device, dtype
 
     def make(method: str) -> Call:
         def call() -> object:
-            options: dict[str, Any] = {"momentum": 0.4, "eps": 1e-12, "activation": "gelu", "method": method}
-            return torch.autograd.grad(pool_norm(x, weight, bias, *running, pool=pool, **options), (x, bias), grad)
+            options: dict[str, Any] = {"momentum": 0.4, "eps": 1e-12, "activation": "gelu", "pool": pool}
+            made = norm_cpu.norm_cpu if cpu and method == "fused" else partial(pool_norm, method=method)
+            return torch.autograd.grad(made(x, weight, bias, *running, **options), (x, bias), grad)
 
         return call
 
@@ -123,15 +126,18 @@ def eight_bits(narrow: int, wide: int, side: int, device: torch.device, dtype: t
     return Case(len(x), side, 3 * (x.numel() + grad.numel()) * dtype.itemsize, make)
 
 
-def for_cpu(narrow: int, wide: int, side: int, device: torch.device, dtype: torch.dtype, quick: bool) -> Case:
-    """A convolution whose weight gradient is made of products."""
+def for_cpu(
+    convolved: Callable[[Tensor, Tensor], Tensor], narrow: int, wide: int, side: int,
+    device: torch.device, dtype: torch.dtype, quick: bool,
+) -> Case:  # fmt: skip
+    """A convolution and its gradients, beside oneDNN's."""
     x = noise(narrow, side, device, dtype, quick).requires_grad_()
     filters, grad = torch.randn(wide, narrow, 3, 3, device=device), noise(wide, side, device, dtype, quick)
     filters = filters.to(dtype, memory_format=torch.channels_last).requires_grad_()
 
     def make(method: str) -> Call:
-        convolved = conv_cpu if method == "fused" else partial(F.conv2d, padding=1)
-        return lambda: torch.autograd.grad(convolved(x, filters), (x, filters), grad)
+        chosen = convolved if method == "fused" else partial(F.conv2d, padding=1)
+        return lambda: torch.autograd.grad(chosen(x, filters), (x, filters), grad)
 
     return Case(len(x), side, 3 * (x.numel() + grad.numel()) * dtype.itemsize, make)
 
@@ -147,21 +153,35 @@ CASES: dict[str, Callable[[torch.device, torch.dtype, bool], Case]] = {
     "convolution in 8 bits: 256 to 256 channels": partial(eight_bits, 256, 256, 7),
     "convolution in 8 bits: 768 to 1,024 channels": partial(eight_bits, 768, 1024, 7),
 }
-# Channels in and out, and the side of the map.
-FOR_CPU = {
+# What is for CPUs: channels in and out of a convolution, and the side of the map; channels, side and pool of others.
+CONVOLVED = {
+    "convolution on a CPU: 24 to 64 channels": (24, 64, 31),
     "convolution on a CPU: 64 to 256 channels": (64, 256, 11),
     "convolution on a CPU: 256 to 256 channels": (256, 256, 7),
     "convolution on a CPU: 256 to 256 channels, small": (256, 256, 3),
 }
+NORMALISED = {
+    "pool, norm, gelu on a CPU: 64 channels": (64, 31, 2),
+    "norm, gelu on a CPU: 64 channels": (64, 15, 1),
+}
+FOR_CPU = (*CONVOLVED, *NORMALISED)
 
 
 def cases(device: torch.device) -> dict[str, Callable[[torch.device, torch.dtype, bool], Case]]:
     """What is measured on a device, by name."""
-    here = {}
-    for name, (narrow, wide, side) in FOR_CPU.items():
-        x = torch.empty(1, narrow, side, side, device=device, dtype=torch.bfloat16)
-        if pays(x, torch.empty(wide, narrow, 3, 3)):
-            here[name] = partial(for_cpu, narrow, wide, side)
+    here: dict[str, Callable[[torch.device, torch.dtype, bool], Case]] = {}
+    for name, (narrow, wide, side) in CONVOLVED.items():
+        x, filters = (
+            torch.empty(1, narrow, side, side, device=device, dtype=torch.bfloat16),
+            torch.empty(wide, narrow, 3, 3),
+        )
+        if winograd.pays(x, filters):
+            here[name] = partial(for_cpu, winograd.winograd, narrow, wide, side)
+        elif conv_cpu.pays(x, filters):
+            here[name] = partial(for_cpu, conv_cpu.conv_cpu, narrow, wide, side)
+    for name, (channels, side, pool) in NORMALISED.items():
+        if norm_cpu.pays(torch.empty(1, channels, side, side, device=device, dtype=torch.bfloat16), "gelu"):
+            here[name] = partial(pooled_norm, channels, side, pool, cpu=True)
     return CASES | here
 
 

@@ -14,5 +14,6 @@ the data set) alone: not on the batch that it is in, nor on the device.
 
 `kernels.newton_schulz` orthogonalises all the filters of a net at once, `kernels.pool_norm` pools, normalises
 and activates, `kernels.conv_pool` convolves before that, `kernels.whiten` whitens and activates, `kernels.conv_fp8`
-convolves in 8-bit floats. `kernels.conv_cpu` is for CPUs.
+convolves in 8-bit floats. For CPUs are `kernels.winograd` and `kernels.conv_cpu`, which convolve, and
+`kernels.norm_cpu`, which pools, normalises and activates; `kernels.native` compiles the C code of two of them.
 """

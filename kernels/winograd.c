@@ -1,6 +1,6 @@
 /* Winograd's 3x3 convolution in bfloat16 for AVX512; kernels/winograd.py compiles this file and says how it works.
 
-   Compiled with -DM=outputs of a tile, a side, and -DINPUT and -DOUTPUT, the rows of the matrices B' and A'. A tile's
+   Compiled with -DM=outputs of a tile, a side, and -DINPUT, -DOUTPUT and -DFILTER, the rows of B', A' and G. A tile's
    input is N x N pixels, N = M + 2, from one above and left of its outputs on; beyond the map are zeros. Maps are
    (images, height, width, channels). Nothing but maps, filters and their gradient is ever written to memory whole: what
    lies between is made for a few tiles at a time, in a cache. */
@@ -18,7 +18,7 @@ enum {
 };
 typedef struct { int64_t images, height, width, inputs, outputs, threads; } Shape;
 
-static const float B[N][N] = INPUT, A[M][N] = OUTPUT;
+static const float B[N][N] = INPUT, A[M][N] = OUTPUT, G[N][3] = FILTER;
 
 /* A sum over j; the zeros of a matrix cost nothing. */
 #define SUM(sum, count, j, factor, term) \
@@ -38,13 +38,27 @@ INLINE vec pixel(const Shape *s, const uint16_t *map, int64_t channels, int64_t 
     return load(map + ((image * s->height + y) * s->width + x) * channels + c);
 }
 
+/* The same of a map that was pooled, 2 by 2, and knows the places of the maxima: 0 elsewhere. */
+INLINE vec spread_pixel(const Shape *s, const uint16_t *map, const uint8_t *index, int64_t channels, int64_t tile, int row,
+                        int column, int64_t c)
+{
+    int64_t image = tile / per_image(s), place = tile % per_image(s);
+    int64_t y = place / across(s) * M + row, x = place % across(s) * M + column;
+    if (y < 0 || y >= s->height / 2 * 2 || x < 0 || x >= s->width / 2 * 2) return (vec){0};
+    int64_t at = ((image * (s->height / 2) + y / 2) * (s->width / 2) + x / 2) * channels + c;
+    __mmask16 here = _mm_cmpeq_epi8_mask(_mm_loadu_si128((const void *)(index + at)), _mm_set1_epi8((char)(y % 2 * 2 + x % 2)));
+    return (vec)_mm512_maskz_mov_ps(here, (__m512)load(map + at));
+}
+
 /* B' d B of a tile's input. */
-INLINE void transform_input(const Shape *s, const uint16_t *map, int64_t tile, int64_t c, vec out[PLACES])
+INLINE void transform_input(const Shape *s, const uint16_t *map, const uint8_t *index, int64_t tile, int64_t c, vec out[PLACES])
 {
     vec half[N][N];
     for (int x = 0; x < N; x++) {
         vec d[N];
-        for (int y = 0; y < N; y++) d[y] = pixel(s, map, s->inputs, tile, y - 1, x - 1, c);
+        for (int y = 0; y < N; y++)
+            d[y] = index ? spread_pixel(s, map, index, s->inputs, tile, y - 1, x - 1, c)
+                         : pixel(s, map, s->inputs, tile, y - 1, x - 1, c);
         EACH(i, N) {
             SUM(sum, N, j, B[i][j], d[j]);
             half[i][x] = sum;
@@ -57,12 +71,14 @@ INLINE void transform_input(const Shape *s, const uint16_t *map, int64_t tile, i
 }
 
 /* A g A' of the gradient g of a tile's outputs: the transpose of how they are made. */
-INLINE void transform_gradient(const Shape *s, const uint16_t *map, int64_t tile, int64_t c, vec out[PLACES])
+INLINE void transform_gradient(const Shape *s, const uint16_t *map, const uint8_t *index, int64_t tile, int64_t c,
+                               vec out[PLACES])
 {
     vec half[N][M];
     for (int x = 0; x < M; x++) {
         vec d[M];
-        for (int y = 0; y < M; y++) d[y] = pixel(s, map, s->outputs, tile, y, x, c);
+        for (int y = 0; y < M; y++)
+            d[y] = index ? spread_pixel(s, map, index, s->outputs, tile, y, x, c) : pixel(s, map, s->outputs, tile, y, x, c);
         EACH(i, N) {
             SUM(sum, M, j, A[j][i], d[j]);
             half[i][x] = sum;
@@ -88,30 +104,100 @@ INLINE void multiply(const uint16_t *a, int64_t row, int64_t step, const uint16_
     }
 }
 
-/* A' m A of a tile as far as its outputs lie on the map; m: (PLACES, ROWS tiles, 16 channels), of the tile on. */
-INLINE void transform_output(const Shape *s, const vec *m, int64_t tile, int64_t c, uint16_t *map)
+/* A' m A of a tile as far as its outputs lie on the map; m: (PLACES, ROWS tiles, 16 channels), of the tile on. With an
+   index the map is pooled, 2 by 2: the largest, the first of equals, and its place there; NaN is larger than all. */
+INLINE void transform_output(const Shape *s, const vec *m, int64_t tile, int64_t c, uint16_t *map, uint8_t *index)
 {
     int64_t image = tile / per_image(s), place = tile % per_image(s);
     int64_t top = place / across(s) * M, left = place % across(s) * M;
-    vec half[M][N];
+    vec half[M][N], out[M][M];
     for (int x = 0; x < N; x++) EACH(i, M) {
         SUM(sum, N, j, A[i][j], m[(j * N + x) * ROWS]);
         half[i][x] = sum;
     }
-    for (int y = 0; y < M && top + y < s->height; y++) EACH(i, M) {
+    for (int y = 0; y < M; y++) EACH(i, M) {
         SUM(sum, N, j, A[i][j], half[y][j]);
-        int64_t at = (image * s->height + top + y) * s->width + left + i;
-        if (left + i < s->width) store(map + at * s->outputs + c, sum);
+        out[y][i] = sum;
     }
+    if (!index) {
+        for (int y = 0; y < least(M, s->height - top); y++)
+            for (int x = 0; x < least(M, s->width - left); x++)
+                store(map + ((image * s->height + top + y) * s->width + left + x) * s->outputs + c, out[y][x]);
+        return;
+    }
+    int64_t down = s->height / 2, wide = s->width / 2;
+    for (int y = 0; y < least(M / 2, down - top / 2); y++)
+        for (int x = 0; x < least(M / 2, wide - left / 2); x++) {
+            __m512 best = (__m512)out[2 * y][2 * x];
+            __m512i where = _mm512_setzero_si512();
+            EACH(i, 3) {
+                __m512 value = (__m512)out[2 * y + (i + 1) / 2][2 * x + (i + 1) % 2];
+                __mmask16 larger = _mm512_cmp_ps_mask(value, best, _CMP_GT_OQ) | _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
+                best = _mm512_mask_mov_ps(best, larger, value);
+                where = _mm512_mask_set1_epi32(where, larger, i + 1);
+            }
+            int64_t at = ((image * down + top / 2 + y) * wide + left / 2 + x) * s->outputs + c;
+            store(map + at, (vec)best);
+            _mm_storeu_si128((void *)(index + at), _mm512_cvtepi32_epi8(where));
+        }
+}
+
+/* Numbers of two vectors side by side, rounded to the nearest, a tie to the even one. */
+INLINE word paired(vec first, vec second)
+{
+    word even = (word)first, odd = (word)second;
+    even = (even + 0x7fff + (even >> 16 & 1)) >> 16;
+    odd = (odd + 0x7fff + (odd >> 16 & 1)) & 0xffff0000;
+    return even | odd;
+}
+
+/* G g G' of the filters from an input to 16 outputs; weight: of the first of them, at the first tap. */
+INLINE void transform_filter(const uint16_t *weight, int64_t from_output, int64_t from_tap, vec out[PLACES])
+{
+    vec half[N][3];
+    for (int x = 0; x < 3; x++) {
+        vec g[3];
+        for (int y = 0; y < 3; y++) {
+            word bits = {0};
+            EACH(k, LANES) bits[k] = (uint32_t)weight[k * from_output + (y * 3 + x) * from_tap] << 16;
+            g[y] = (vec)bits;
+        }
+        EACH(i, N) {
+            SUM(sum, 3, j, G[i][j], g[j]);
+            half[i][x] = sum;
+        }
+    }
+    for (int y = 0; y < N; y++) EACH(i, N) {
+        SUM(sum, 3, j, G[i][j], half[y][j]);
+        out[y * N + i] = sum;
+    }
+}
+
+/* filters: (groups of 16 outputs, PLACES, inputs / 2, 16 outputs, 2 inputs), transformed. Weights are from_output,
+   from_input and from_tap numbers apart. */
+void transform_filters(const Shape *s, const uint16_t *weight, int64_t from_output, int64_t from_input, int64_t from_tap,
+                       uint16_t *filters)
+{
+#pragma omp parallel for num_threads(s->threads)
+    for (int64_t input = 0; input < s->inputs; input += 2)
+        EACH_GROUP(group, k, s->outputs) {
+            vec made[2][PLACES];
+            for (int i = 0; i < 2; i++)
+                transform_filter(weight + k * from_output + (input + i) * from_input, from_output, from_tap, made[i]);
+            for (int place = 0; place < PLACES; place++)
+                *(word *)(filters + ((group * PLACES + place) * s->inputs + input) * LANES) = paired(made[0][place], made[1][place]);
+        }
 }
 
 /* Tiles whose input `convolve` transforms at once: it stays in a core's second cache. */
 INLINE int64_t block(const Shape *s) { return s->inputs > 128 ? 32 : 64; }
 INLINE int64_t block_size(const Shape *s) { return block(s) * PLACES * groups(s->inputs) * LANES; }
 
-/* filters: (groups of 16 outputs, PLACES, inputs / 2, 16 outputs, 2 inputs), transformed. Inputs are even and 16 or more,
-   as are outputs. work: `work_bytes`. */
-void convolve(const Shape *s, const uint16_t *x, const uint16_t *filters, uint16_t *y, uint16_t *work)
+/* filters: as `transform_filters` makes them. Inputs and outputs are 16 or more, inputs even. x_index: where x is the
+   gradient of a pooled map, the places of its maxima; y_index: where y is pooled, 2 by 2, those that are to be written; else
+   null. work: `work_bytes`. */
+void convolve(const Shape *s, const uint16_t *x, const uint8_t *x_index, const uint16_t *filters, uint16_t *y,
+              uint8_t *y_index, uint16_t *work)
 {
     int64_t tiles = count(s), panel = s->inputs * LANES; /* filters of a place and 16 outputs */
 #pragma omp parallel for schedule(dynamic) num_threads(s->threads)
@@ -120,7 +206,7 @@ void convolve(const Shape *s, const uint16_t *x, const uint16_t *filters, uint16
         uint16_t *in = work + omp_get_thread_num() * block_size(s); /* (tile, place, input) */
         for (int64_t t = 0; t < here; t++) EACH_GROUP(group, c, s->inputs) {
             vec made[PLACES];
-            transform_input(s, x, first + t, c, made);
+            transform_input(s, x, x_index, first + t, c, made);
             for (int place = 0; place < PLACES; place++)
                 store(in + (t * PLACES + place) * s->inputs + c, made[place]);
         }
@@ -134,23 +220,19 @@ void convolve(const Shape *s, const uint16_t *x, const uint16_t *filters, uint16
                     memcpy(sums[place], sum, sizeof sum);
                 }
                 for (int64_t r = 0; r < least(ROWS, here - t); r++)
-                    transform_output(s, &sums[0][r], first + t + r, k, y);
+                    transform_output(s, &sums[0][r], first + t + r, k, y, y_index);
             }
     }
 }
 
 /* Lines of two tiles, 16 channels of each side by side, a line for each place; zeros for a second that there is not. */
-#define PAIRED(to, places_apart, transform, s, map, tile, c)                                                         \
-    do {                                                                                                      \
-        vec made[2][PLACES] = {0};                                                                            \
-        transform(s, map, tile, c, made[0]);                                                                  \
-        if ((tile) + 1 < count(s)) transform(s, map, (tile) + 1, c, made[1]);                                 \
-        for (int place = 0; place < PLACES; place++) {                                                        \
-            word even = (word)made[0][place], odd = (word)made[1][place];                                     \
-            even = (even + 0x7fff + (even >> 16 & 1)) >> 16; /* rounded to the nearest, a tie to the even one */ \
-            odd = (odd + 0x7fff + (odd >> 16 & 1)) & 0xffff0000;                                              \
-            *(word *)((to) + place * (places_apart)) = even | odd;                                                   \
-        }                                                                                                     \
+#define PAIRED(to, places_apart, transform, s, map, index, tile, c)                                                              \
+    do {                                                                                                                  \
+        vec made[2][PLACES] = {0};                                                                                        \
+        transform(s, map, index, tile, c, made[0]);                                                                              \
+        if ((tile) + 1 < count(s)) transform(s, map, index, (tile) + 1, c, made[1]);                                             \
+        for (int place = 0; place < PLACES; place++)                                                                      \
+            *(word *)((to) + place * (places_apart)) = paired(made[0][place], made[1][place]);                            \
     } while (0)
 
 /* Numbers from place to place in what `filter_gradient` lays out, (place, 16 channels, pair of tiles): an odd number of
@@ -158,8 +240,10 @@ void convolve(const Shape *s, const uint16_t *x, const uint16_t *filters, uint16
 INLINE int64_t apart(int64_t channels) { return (groups(channels) * BLOCK / 2 + 1) * LINE; }
 
 /* total: (PLACES, inputs, outputs), of the transformed filters. Inputs are a multiple of 8 and 16 or more, outputs of
-   16. work: `work_bytes`, begins with a line of the cache. */
-void filter_gradient(const Shape *s, const uint16_t *x, const uint16_t *gradient, float *total, uint16_t *work)
+   16. index: where the gradient is of a pooled map, the places of its maxima, else null. work: `work_bytes`, begins with a
+   line of the cache. */
+void filter_gradient(const Shape *s, const uint16_t *x, const uint16_t *gradient, const uint8_t *index, float *total,
+                     uint16_t *work)
 {
     int64_t tiles = count(s), panel = BLOCK / 2 * LINE;
     int64_t in_apart = apart(s->inputs), out_apart = apart(s->outputs);
@@ -171,9 +255,9 @@ void filter_gradient(const Shape *s, const uint16_t *x, const uint16_t *gradient
 #pragma omp for
         for (int64_t pair = 0; pair < pairs; pair++) {
             int64_t tile = first + 2 * pair, at = pair * LINE;
-            EACH_GROUP(group, c, s->inputs) PAIRED(in + group * panel + at, in_apart, transform_input, s, x, tile, c);
+            EACH_GROUP(group, c, s->inputs) PAIRED(in + group * panel + at, in_apart, transform_input, s, x, 0, tile, c);
             EACH_GROUP(group, c, s->outputs)
-                PAIRED(out + group * panel + at, out_apart, transform_gradient, s, gradient, tile, c);
+                PAIRED(out + group * panel + at, out_apart, transform_gradient, s, gradient, index, tile, c);
         }
 #pragma omp for
         for (int64_t part = 0; part < PLACES * groups(s->inputs); part++) {

@@ -4,8 +4,8 @@ A tile of M x M outputs takes (M + 2)^2 products instead of 9 M^2, each a matrix
 tiles: of filters g and the pixels d of a tile the outputs are A' [(G g G') * (B' d B)] A (Lavin and Gray, arXiv
 1509.09308). Both gradients are made of the same products, transposed. The matrices come from the points at which
 polynomials are multiplied (Toom and Cook). In bfloat16 the points in use, 0, 1, -1, 2 and -2 for M = 4, lose 2.4 % of
-a map, root mean square; of those tried the points below lose least, 1.1 %, for M = 3 0.7 %; a plain convolution loses
-0.2 %.
+a map, root mean square; of those tried the points below lose least, 1.1 %, for M = 3 0.7 %, for M = 5 2.5 %; a plain
+convolution loses 0.2 %.
 
 `winograd.c` does it all. Two cores of an AMD EPYC of family 25, 1,000 images, forward / gradient of the input / of the
 filters, ms, oneDNN and this: 24 -> 64 channels at 31 pixels 60 / 84 / 80 and 39 / 47 / 52, 64 -> 256 at 15 146 / 138 /
@@ -20,40 +20,54 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from kernels import native
 from kernels.native import address
 
 # By the outputs of a tile, a side: its finite points; infinity is one more.
-POINTS = {3: (3 / 8, -3 / 8, 5 / 4, -5 / 4), 4: (0.0, 2 / 3, -2 / 3, 3 / 2, -3 / 2)}
+POINTS = {
+    3: (3 / 8, -3 / 8, 5 / 4, -5 / 4),
+    4: (0.0, 2 / 3, -2 / 3, 3 / 2, -3 / 2),
+    5: (1 / 4, -1 / 4, 3 / 4, -3 / 4, 7 / 4, -7 / 4),
+}
+# What a product of the largest tiles must save to make up for what they lose.
+ROUNDED = {3: 1.0, 4: 1.0, 5: 1.5}
+EVEN_SIDE = 4  # in which windows of 2 by 2 lie whole
 LEAST_SIDE = 3  # of a map for which this is the faster way
 
 
-def pays(x: Tensor, weight: Tensor) -> bool:
-    """Whether `winograd` is the fastest way to convolve x (N, C, H, W) with weight (K, C, k, k), on this machine."""
+def pays(x: Tensor, weight: Tensor, pool: int = 1) -> bool:
+    """Whether `winograd` is the fastest way to convolve x (N, C, H, W) with weight (K, C, k, k), on this machine; with
+    pool 2, whether it should pool too."""
     return (
         x.device.type == "cpu"
         and x.dtype == torch.bfloat16
         and min(x.shape[2:]) >= LEAST_SIDE
         and _takes(weight)
+        and (pool == 1 or _side(x) % 2 == 0)  # a window lies in one tile
         and not native.has("amx_tile")  # whose direct convolutions were not timed against this
         and _library(_side(x)) is not None
     )
 
 
-def winograd(x: Tensor, weight: Tensor) -> Tensor:
-    """Convolution of x (N, C, H, W) with weight (K, C, 3, 3), both bfloat16, padded to keep the size: (N, K, H, W).
+def winograd(x: Tensor, weight: Tensor, pool: int = 1) -> Tensor:
+    """Convolution of x (N, C, H, W) with weight (K, C, 3, 3), both bfloat16, padded to keep the size, and with pool 2 the
+    maxima of windows of 2 by 2: (N, K, H // pool, W // pool).
 
-    C is a multiple of 8 and 16 or more, K of 16. Raises ValueError where that or a dtype is another,
-    RuntimeError where the C code does not compile or the processor has no AVX512-BF16.
+    C is a multiple of 8 and 16 or more, K of 16. Raises ValueError where that or a dtype is another, RuntimeError where
+    the C code does not compile or the processor has no AVX512-BF16.
     """
     if not _takes(weight):
         raise ValueError(f"weight must be (16 k, 8 c, 3, 3) with c > 1, not {tuple(weight.shape)}")
     if (x.dtype, weight.dtype) != (torch.bfloat16, torch.bfloat16):
         raise ValueError(f"x and weight must be bfloat16, not {x.dtype} and {weight.dtype}")
-    if _library(_side(x)) is None:
+    if pool not in (1, 2) or min(x.shape[2:]) < pool:
+        raise ValueError(f"pool must be 1, or 2 for a map of two pixels a side, not {pool}")
+    side = _side(x) if pool == 1 else EVEN_SIDE
+    if _library(side) is None:
         raise RuntimeError("Winograd's tiles need AVX512-BF16 and a C compiler")
-    out: Tensor = _Winograd.apply(x, weight)
+    out: Tensor = _Winograd.apply(x, weight, side, pool)
     return out
 
 
@@ -64,69 +78,81 @@ def _takes(weight: Tensor) -> bool:
 
 class _Winograd(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, side: int, pool: int) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
-        ctx.save_for_backward(x, weight)
-        return _convolve(x, weight)
+        (filters, channels), (count, _, *size) = weight.shape[:2], x.shape
+        y = _empty(x, filters, [length // pool for length in size])
+        index = None if pool == 1 else torch.empty_like(y, dtype=torch.uint8)
+        shape = _Shape(count, *size, channels, filters, torch.get_num_threads())
+        _convolve(side, shape, x, None, weight, y, index)
+        ctx.side, ctx.shape = side, shape
+        ctx.save_for_backward(x, weight, index)
+        return y
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        x, weight = ctx.saved_tensors
-        gradient = gradient.contiguous(memory_format=torch.channels_last)
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, weight, index = ctx.saved_tensors
+        gradient = gradients[0].contiguous(memory_format=torch.channels_last)
         of_x = of_weight = None
         if ctx.needs_input_grad[0]:
-            of_x = _convolve(gradient, weight.flip(2, 3).transpose(0, 1))
+            of_x = torch.empty_like(x)
+            shape = ctx.shape.turned()
+            _convolve(ctx.side, shape, gradient, index, weight, of_x, None, transposed=True)
         if ctx.needs_input_grad[1]:
-            of_weight = _filter_gradient(x, gradient).to(weight.dtype)
-        return of_x, of_weight
-
-
-def _convolve(x: Tensor, weight: Tensor) -> Tensor:
-    """`winograd` without gradients, x in channels-last memory format; K may be any number from 16 on."""
-    library, transform = _needed(x)
-    filters, channels = weight.shape[:2]
-    # (groups, places, C / 2, 16, 2): 16 outputs of two inputs each are what an instruction multiplies by. The last
-    # group has some of those before where their number asks for it.
-    places = [min(first, filters - 16) + at for first in range(0, filters, 16) for at in range(16)]
-    grouped = weight.float() if filters % 16 == 0 else weight.float()[places]
-    taps = grouped.reshape(-1, 16, channels // 2, 2, 3, 3).permute(4, 5, 0, 2, 1, 3).reshape(9, -1)
-    by_place = (transform @ taps).to(x.dtype).view(len(transform), -1, channels * 16)
-    transformed = by_place.transpose(0, 1).contiguous()
-    y = torch.empty((len(x), filters, *x.shape[2:]), dtype=x.dtype, memory_format=torch.channels_last)
-    shape = _Shape(len(x), *x.shape[2:], channels, filters, torch.get_num_threads())
-    _run(library, "convolve", shape, x, transformed, y)
-    return y
-
-
-def _filter_gradient(x: Tensor, gradient: Tensor) -> Tensor:
-    """Of weights, (K, C, 3, 3) float32, from x and the gradient of the output, both in channels-last memory format."""
-    library, transform = _needed(x)
-    channels, filters = x.shape[1], gradient.shape[1]
-    total = torch.empty(len(transform), channels * filters)
-    shape = _Shape(len(x), *x.shape[2:], channels, filters, torch.get_num_threads())
-    _run(library, "filter_gradient", shape, x, gradient, total)
-    return (transform.T @ total).view(3, 3, channels, filters).permute(3, 2, 0, 1)
+            of_weight = _filter_gradient(ctx.side, ctx.shape, x, gradient, index).to(weight.dtype)
+        return of_x, of_weight, None, None
 
 
 class _Shape(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int64) for name in ("images", "height", "width", "inputs", "outputs", "threads")]
 
+    def turned(self) -> "_Shape":
+        """Of the convolution that makes the gradient of the input."""
+        return _Shape(self.images, self.height, self.width, self.outputs, self.inputs, self.threads)
 
-def _run(library: ctypes.CDLL, name: str, shape: _Shape, *tensors: Tensor) -> None:
-    work = torch.empty(library.work_bytes(ctypes.byref(shape), name == "filter_gradient"), dtype=torch.uint8)
-    getattr(library, name)(ctypes.byref(shape), *map(address, (*tensors, work)))
+
+def _convolve(
+    side: int, shape: _Shape, x: Tensor, x_index: Tensor | None, weight: Tensor, y: Tensor, y_index: Tensor | None,
+    *, transposed: bool = False,
+) -> None:  # fmt: skip
+    """Into y, maps being in channels-last memory format. transposed: with the filters' inputs for outputs and their
+    taps turned round. x_index, y_index: where a map is pooled, the places of its maxima."""
+    if weight.stride(2) != 3 * weight.stride(3):  # the taps are read as nine numbers evenly apart
+        weight = weight.contiguous()
+    of_output, of_input, _, of_tap = weight.stride()
+    first = weight.data_ptr()
+    if transposed:  # from the last tap to the first
+        of_output, of_input, of_tap = of_input, of_output, -of_tap
+        first += 8 * -of_tap * weight.element_size()
+    filters = torch.empty((side + 2) ** 2 * -(-shape.outputs // 16) * 16 * shape.inputs, dtype=x.dtype)
+    library, here = _library(side), ctypes.byref(shape)
+    assert library is not None
+    apart = map(ctypes.c_int64, (of_output, of_input, of_tap))
+    library.transform_filters(here, ctypes.c_void_p(first), *apart, address(filters))
+    work = torch.empty(library.work_bytes(here, 0), dtype=torch.uint8)
+    library.convolve(here, *map(address, (x, x_index, filters, y, y_index, work)))
+
+
+def _filter_gradient(side: int, shape: _Shape, x: Tensor, gradient: Tensor, index: Tensor | None) -> Tensor:
+    """Of weights, (K, C, 3, 3) float32. x, gradient: in channels-last memory format; index: as in `_convolve`."""
+    library, here, transform = _library(side), ctypes.byref(shape), _filter_transform(side)
+    assert library is not None
+    total = torch.empty(len(transform), shape.inputs * shape.outputs)
+    work = torch.empty(library.work_bytes(here, 1), dtype=torch.uint8)
+    library.filter_gradient(here, *map(address, (x, gradient, index, total, work)))
+    return (transform.T @ total).view(3, 3, shape.inputs, shape.outputs).permute(3, 2, 0, 1)
+
+
+def _empty(like: Tensor, channels: int, size: Sequence[int]) -> Tensor:
+    shape = (len(like), channels, *size)
+    return torch.empty(shape, dtype=like.dtype, memory_format=torch.channels_last)
 
 
 def _side(x: Tensor) -> int:
-    """Outputs of a tile, a side, for which the map takes the fewest products."""
+    """Outputs of a tile, a side, for which the map takes the fewest products, those of the largest tiles counting more."""
     height, width = x.shape[2:]
-    return min(POINTS, key=lambda side: -(-height // side) * -(-width // side) * (side + 2) ** 2)
-
-
-def _needed(x: Tensor) -> tuple[ctypes.CDLL, Tensor]:
-    library = _library(_side(x))
-    assert library is not None
-    return library, _filter_transform(_side(x))
+    return min(POINTS, key=lambda m: -(-height // m) * -(-width // m) * (m + 2) ** 2 * ROUNDED[m])
 
 
 @cache
@@ -176,8 +202,8 @@ def _library(side: int) -> ctypes.CDLL | None:
 
 @cache
 def _constants(side: int) -> dict[str, str]:
-    inputs, outputs, _ = matrices(side)
-    return {"INPUT": _rows(inputs), "OUTPUT": _rows(outputs)}
+    inputs, outputs, filters = matrices(side)
+    return {"INPUT": _rows(inputs), "OUTPUT": _rows(outputs), "FILTER": _rows(filters)}
 
 
 def _rows(matrix: list[list[float]]) -> str:

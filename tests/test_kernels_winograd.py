@@ -11,8 +11,8 @@ from kernels import native, winograd
 from speedrun.models.layers import Conv
 
 BF16 = torch.bfloat16
-# What rounding may lose, root mean square, by outputs of a tile: 0.7 and 1.1 % of large maps, more of a few pixels.
-LOST = {3: 0.013, 4: 0.018}
+# What rounding may lose, root mean square, by outputs of a tile: of large maps it loses 0.7, 1.1 and 2.5 %.
+LOST = {3: 0.013, 4: 0.022, 5: 0.04}
 runs = pytest.mark.skipif(winograd._library(4) is None, reason="no AVX512-BF16 or no C compiler")
 
 
@@ -39,65 +39,94 @@ def test_the_matrices_make_a_correlation(side: int):
 
 
 @runs
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 2), (3, 3), (5, 9), (6, 6), (7, 7), (15, 15), (31, 2)])
+@pytest.mark.parametrize("pool", [1, 2])
+@pytest.mark.parametrize(
+    ("height", "width"), [(1, 1), (2, 2), (3, 3), (5, 5), (5, 9), (6, 6), (7, 7), (15, 15), (31, 2)]
+)
 @pytest.mark.parametrize(("channels", "filters"), [(16, 32), (24, 64), (40, 48), (136, 16)])
 @pytest.mark.parametrize("count", [1, 70])
 def test_result_and_gradients_are_those_of_a_convolution(
-    count: int, channels: int, filters: int, height: int, width: int
+    count: int, channels: int, filters: int, height: int, width: int, pool: int
 ):
+    if min(height, width) < pool:
+        pytest.skip("nothing to pool")
     x = random(count, channels, height, width).requires_grad_()
     weight = (random(filters, channels, 3, 3, seed=1) / 16).requires_grad_()
-    gradient = random(count, filters, height, width, seed=2)
     exact = [each.detach().double().requires_grad_() for each in (x, weight)]
-    expected, ours = F.conv2d(*exact, padding=1), winograd.winograd(x, weight)
-    most = LOST[winograd._side(x)]
+    expected, ours = F.conv2d(*exact, padding=1), winograd.winograd(x, weight, pool)
+    most = LOST[4 if pool == 2 else winograd._side(x)]
+    gradient = random(*ours.shape, seed=2)
+    spread = gradient.double()
+    if pool == 2:  # of nearly equal values another may be the largest: the gradient is that of those that were taken
+        places = ours.grad_fn.saved_tensors[2].long()  # type: ignore[union-attr]
+        down, across = (torch.arange(2 * length) for length in ours.shape[2:])
+        windows = spread.repeat_interleave(2, 2).repeat_interleave(2, 3)
+        taken = places.repeat_interleave(2, 2).repeat_interleave(2, 3) == (down % 2 * 2)[:, None] + across % 2
+        rest = (0, width - 2 * ours.shape[3], 0, height - 2 * ours.shape[2])
+        spread = F.pad(windows * taken, rest)
+        assert lost(ours, F.max_pool2d(expected, 2).detach()) < most
+    else:
+        assert lost(ours, expected.detach()) < most
     assert ours.is_contiguous(memory_format=torch.channels_last)
-    assert lost(ours, expected.detach()) < most
     of_ours = torch.autograd.grad(ours, (x, weight), gradient)
-    for found, wanted in zip(of_ours, torch.autograd.grad(expected, exact, gradient.double()), strict=True):
+    for found, wanted in zip(of_ours, torch.autograd.grad(expected, exact, spread), strict=True):
         assert (found.shape, found.dtype) == (wanted.shape, BF16)
         assert lost(found, wanted) < most
 
 
 @runs
-def test_what_is_loaded_and_stored_ends_with_the_map():
-    """Beyond its ends lie numbers that would be seen in a result, and that must stay."""
+@pytest.mark.parametrize("pool", [1, 2])
+def test_what_is_loaded_and_stored_ends_with_the_map(pool: int):
+    """Beyond the ends of maps lie numbers that would be seen in a result, and that must stay."""
 
-    def guarded(shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        size = torch.Size(shape).numel()
-        whole = torch.full((size + 256,), torch.inf, dtype=BF16)
+    def guarded(shape: tuple[int, ...], dtype: torch.dtype, guard: float) -> tuple[Tensor, Tensor]:
+        whole = torch.full((torch.Size(shape).numel() + 256,), guard, dtype=dtype)
         count, channels, height, width = shape
-        view = whole[128:-128].view(count, height, width, channels).permute(0, 3, 1, 2)
-        return whole, view
+        return whole, whole[128:-128].view(count, height, width, channels).permute(0, 3, 1, 2)
 
-    _, x = guarded((5, 24, 6, 7))
+    _, x = guarded((5, 24, 6, 7), BF16, torch.inf)
     x.copy_(random(5, 24, 6, 7))
-    _, gradient = guarded((5, 32, 6, 7))
-    gradient.copy_(random(5, 32, 6, 7, seed=1))
-    weight = random(32, 24, 3, 3, seed=2)
-    assert winograd._convolve(x, weight).isfinite().all()
-    assert winograd._filter_gradient(x, gradient).isfinite().all()
-
-    library, transform = winograd._needed(x)
-    shape = winograd._Shape(5, 6, 7, 32, 24, 2)
-    whole, y = guarded((5, 24, 6, 7))
-    filters = torch.zeros(len(transform) * 32 * 32, dtype=BF16)
-    winograd._run(library, "convolve", shape, gradient, filters, y)
-    assert not y.any()
-    assert whole[:128].isposinf().all()
-    assert whole[-128:].isposinf().all()
+    around, y = guarded((5, 40, 6 // pool, 7 // pool), BF16, torch.inf)
+    around_index, index = guarded(tuple(y.shape), torch.uint8, 77)
+    weight = random(40, 24, 3, 3, seed=2)
+    shape = winograd._Shape(5, 6, 7, 24, 40, 2)
+    winograd._convolve(4, shape, x, None, weight, y, index if pool == 2 else None)
+    assert y.isfinite().all()
+    assert around[:128].isposinf().all()
+    assert around[-128:].isposinf().all()
+    if pool == 2:
+        assert index.max() < 4
+        assert {*around_index[:128].tolist(), *around_index[-128:].tolist()} == {77}
+    around_x, of_x = guarded((5, 24, 6, 7), BF16, torch.inf)
+    winograd._convolve(4, shape.turned(), y, index if pool == 2 else None, weight, of_x, None, transposed=True)
+    assert of_x.isfinite().all()
+    assert around_x[:128].isposinf().all()
+    assert around_x[-128:].isposinf().all()
 
 
 @runs
-def test_bits_do_not_depend_on_threads(monkeypatch: pytest.MonkeyPatch):
-    x, weight, gradient = random(50, 64, 7, 7), random(64, 64, 3, 3, seed=1), random(50, 64, 7, 7, seed=2)
+@pytest.mark.parametrize("pool", [1, 2])
+def test_bits_do_not_depend_on_threads(pool: int, monkeypatch: pytest.MonkeyPatch):
     made = []
     for count in (1, 2, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda count=count: count)
-        made.append((winograd._convolve(x, weight), winograd._filter_gradient(x, gradient)))
-    for of_x, of_weight in made[1:]:
-        assert torch.equal(of_x, made[0][0])
-        assert torch.equal(of_weight, made[0][1])
+        x, weight = random(50, 64, 7, 7).requires_grad_(), random(64, 64, 3, 3, seed=1).requires_grad_()
+        y = winograd.winograd(x, weight, pool)
+        made.append((y, *torch.autograd.grad(y, (x, weight), random(*y.shape, seed=2))))
+    for again in made[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(again, made[0], strict=True))
+
+
+@runs
+def test_of_equal_values_the_first_is_the_largest():
+    x, weight = torch.zeros(1, 16, 4, 4, dtype=BF16), random(16, 16, 3, 3)
+    x.requires_grad_()
+    winograd.winograd(x, weight, 2).sum().backward()
+    expected = torch.zeros(1, 16, 4, 4, requires_grad=True)
+    F.max_pool2d(F.conv2d(expected, weight.float(), padding=1), 2).sum().backward()
+    assert x.grad is not None
+    assert expected.grad is not None
+    assert lost(x.grad, expected.grad.double()) < LOST[4]
 
 
 @runs
@@ -133,6 +162,12 @@ def test_another_weight_is_refused(shape: tuple[int, ...]):
         winograd.winograd(random(2, shape[1], 4, 4), random(*shape))
 
 
+@pytest.mark.parametrize(("pool", "height"), [(0, 4), (3, 4), (2, 1)])
+def test_another_pool_is_refused(pool: int, height: int):
+    with pytest.raises(ValueError, match=f"not {pool}"):
+        winograd.winograd(random(2, 16, height, 4), random(32, 16, 3, 3), pool)
+
+
 def test_another_dtype_is_refused():
     with pytest.raises(ValueError, match=r"must be bfloat16, not torch\.float32"):
         winograd.winograd(random(2, 16, 4, 4).float(), random(32, 16, 3, 3))
@@ -142,7 +177,7 @@ def test_another_dtype_is_refused():
 def test_a_layer_takes_it_where_it_pays(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(native, "has", lambda feature: feature == "avx512_bf16")
     layer, x, taken = Conv(64, 64), random(2, 64, 7, 7), []
-    monkeypatch.setattr(winograd, "winograd", lambda x, weight: taken.append(weight.dtype) or x)
+    monkeypatch.setattr(winograd, "winograd", lambda x, weight, pool: taken.append(weight.dtype) or x)
     layer(x)
     assert taken == [BF16]
     layer(x.float())  # another dtype

@@ -55,16 +55,26 @@ class Conv(Conv2d):
         with torch.no_grad():
             nn.init.dirac_(self.weight[: self.in_channels])
 
-    def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_compiling():
+    def forward(self, x: Tensor, pool: int = 1) -> Tensor:
+        """pool: 2 for the maxima of windows of 2 by 2, (N, out_channels, H // 2, W // 2), where `pools` says so."""
+        if pool == 2 or self._by_tiles(x):
+            return winograd.winograd(x, self.weight.to(x.dtype), pool)
+        if torch.compiler.is_compiling() or not self.training:
             return super().forward(x)
-        if self.training and self.fp8:
+        if self.fp8:
             return conv_fp8(x, self.weight)
-        if winograd.pays(x, self.weight):
-            return winograd.winograd(x, self.weight.to(x.dtype))
-        if self.training and conv_cpu.pays(x, self.weight):
+        if conv_cpu.pays(x, self.weight):
             return conv_cpu.conv_cpu(x, self.weight.to(x.dtype))
         return super().forward(x)
+
+    def pools(self, x: Tensor) -> bool:
+        """Whether the fastest way to pool what comes of x is to do it while convolving."""
+        return self._by_tiles(x, pool=2)
+
+    def _by_tiles(self, x: Tensor, pool: int = 1) -> bool:
+        if torch.compiler.is_compiling() or (self.training and self.fp8):
+            return False
+        return winograd.pays(x, self.weight, pool)
 
 
 class BatchNorm2d(nn.BatchNorm2d):

@@ -43,7 +43,9 @@ class Group(nn.Module):
         if "conv" in parts and norms[0].add_up is None:  # a kernel knows this device's batch alone
             x = conv_pool_norm(x, cast(Conv, self.convs[0]).weight, **norms[0].taken(), activation=name)
         else:
-            x = norms[0].activated(self.convs[0](x), name, pool=2, fused="norm" in parts)
+            first = cast(Conv, self.convs[0])
+            while_convolving, after = (2, 1) if first.pools(x) else (1, 2)
+            x = norms[0].activated(first(x, while_convolving), name, pool=after, fused="norm" in parts)
         skip = x
         x = norms[1].activated(self.convs[1](x), name, fused="norm" in parts)
         if len(self.convs) == 3:
