@@ -59,11 +59,11 @@ ABOUT = (
     "trained for `epochs` on 45,000 training images: its training operations (three forward passes an image) and its "
     "accuracy on the other 5,000 with six views, mean over runs, each of which holds out one of ten tenths; by how "
     "much a tenth is harder or easier than their mean, for nets about as good, is taken out of it. speed: operations a "
-    "second as a share of the probe's on one CPU: of steps that were timed in turn with it, on the one that last timed "
-    "every net's, or, where none has, of the runs on the one that made most, the median; a net that was not timed has "
-    "that of the one before it. forward_flops: operations to evaluate an image at the last resolution. "
-    "`measured: false` marks nets for budgets that no CPU reaches, whose one point is a guess after published test "
-    "accuracies of similar nets."
+    "second as a share of the probe's on one CPU: of steps that were timed in turn with it, on the one whose steps of "
+    "all nets are the newest, or, where none timed all, of the runs on the one that made most, the median; a net that "
+    "was not timed has that of the one before it. forward_flops: operations to evaluate an image at the last "
+    "resolution. `measured: false` marks nets for budgets that no CPU reaches, whose one point is a guess after "
+    "published test accuracies of similar nets."
 )
 
 
@@ -110,7 +110,7 @@ class Candidate:
 
     def timed_by(self, step: Mapping[str, Any]) -> bool:
         """Whether a record of `benchmarks.step` is of this net's step, as a CPU makes it in a run, and the probe's."""
-        if step["kind"] != "step" or "probe_flops_per_second" not in step:
+        if step["kind"] != "step" or "probe_flops_per_second" not in step or step["dtype"] == "float32":
             return False
         plain = step["settings"]["config"]
         return self._configured(plain, UNTIMED, {"compile": "off", MOMENTUM: plain["optim"].get("momentum")})
@@ -267,13 +267,14 @@ def _described(candidate: Candidate) -> dict[str, Any]:
 def _speeds(candidates: Sequence[Candidate], records: Sequence[dict[str, Any]]) -> list[float | None]:
     """Each net's speed, None where it is not known; all of one processor, for they differ in more than their probe.
 
-    Of the one that timed steps last, of those that timed the steps of every candidate; where none did, of the trainings
-    on the one that made most.
+    That is the one with steps of every one of CANDIDATES whose newest is the newest; where none has them, the one that
+    made most of the trainings, whose speeds are taken then.
     """
     timed = [each for each in records if any(net.timed_by(each) for net in candidates)]
     for steps in sorted(_by_processor(timed), key=lambda steps: max(step["started"] for step in steps), reverse=True):
         speeds = [_speed_of_steps(net, [step for step in steps if net.timed_by(step)]) for net in candidates]
         if None not in speeds[: len(CANDIDATES)]:
+            print(f"speeds are of steps on {steps[0]['device']['name']}", file=sys.stderr)
             return speeds
     print("speeds are of runs: no processor has timed every net by benchmarks.step", file=sys.stderr)
     trainings = [each for each in records if any(net.matches(each) for net in candidates)]

@@ -30,23 +30,28 @@ def has(feature: str) -> bool:
     return ask is not None and bool(ask())
 
 
+def compiler() -> str | None:
+    """The path of the C compiler that $CC names, or of the first that is here."""
+    return next(filter(None, map(shutil.which, (os.environ.get("CC", ""), "cc", "gcc", "clang"))), None)
+
+
 @cache
 def library(name: str, **constants: str) -> ctypes.CDLL | None:
     """`kernels/NAME.c` with macros of these values; None where it cannot be had."""
-    compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", ""), "cc", "gcc", "clang"))), None)
-    if compiler is None or not has("avx512_bf16"):
+    found = compiler()
+    if found is None or not has("avx512_bf16"):
         return None
     try:
-        return _load(name, compiler, constants)
+        return _load(name, found, constants)
     except (OSError, subprocess.SubprocessError):
         return None
 
 
-def _load(name: str, compiler: str, constants: Mapping[str, str]) -> ctypes.CDLL:
+def _load(name: str, path_of_compiler: str, constants: Mapping[str, str]) -> ctypes.CDLL:
     """The compiled code, from the cache if it is there. Raises OSError or SubprocessError."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "speedrun" / "kernels"
     folder.mkdir(parents=True, exist_ok=True)
-    options = [compiler, *FLAGS, *(f"-D{constant}={value}" for constant, value in constants.items())]
+    options = [path_of_compiler, *FLAGS, *(f"-D{constant}={value}" for constant, value in constants.items())]
     texts = [(FOLDER / file).read_text(encoding="utf-8") for file in ("vectors.h", f"{name}.c")]
     key = hashlib.sha256("\0".join([*options, _processor(), *texts]).encode()).hexdigest()[:16]
     path = folder / f"{name}-{key}.so"

@@ -15,6 +15,7 @@ filters, ms, oneDNN and this: 24 -> 64 channels at 31 pixels 60 / 84 / 80 and 39
 import ctypes
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -52,8 +53,8 @@ def pays(x: Tensor, weight: Tensor, pool: int = 1) -> bool:
 
 
 def winograd(x: Tensor, weight: Tensor, pool: int = 1) -> Tensor:
-    """Convolution of x (N, C, H, W) with weight (K, C, 3, 3), both bfloat16, padded to keep the size, and with pool 2 the
-    maxima of windows of 2 by 2: (N, K, H // pool, W // pool).
+    """Convolution of x (N, C, H, W) with weight (K, C, 3, 3), both bfloat16, padded to keep the size, and with pool 2
+    the maxima of windows of 2 by 2: (N, K, H // pool, W // pool).
 
     C is a multiple of 8 and 16 or more, K of 16. Raises ValueError where that or a dtype is another, RuntimeError where
     the C code does not compile or the processor has no AVX512-BF16.
@@ -150,7 +151,7 @@ def _empty(like: Tensor, channels: int, size: Sequence[int]) -> Tensor:
 
 
 def _side(x: Tensor) -> int:
-    """Outputs of a tile, a side, for which the map takes the fewest products, those of the largest tiles counting more."""
+    """Outputs of a tile, a side, for which the map takes the fewest products; those of the largest count more."""
     height, width = x.shape[2:]
     return min(POINTS, key=lambda m: -(-height // m) * -(-width // m) * (m + 2) ** 2 * ROUNDED[m])
 
@@ -197,13 +198,19 @@ def _polynomial(roots: Sequence[float]) -> list[float]:
 
 def _library(side: int) -> ctypes.CDLL | None:
     """The C code for tiles of `side` outputs a side; None where it cannot be had."""
-    return native.library("winograd", M=str(side), **_constants(side))
+    return _libraries()[side]
 
 
 @cache
-def _constants(side: int) -> dict[str, str]:
-    inputs, outputs, filters = matrices(side)
-    return {"INPUT": _rows(inputs), "OUTPUT": _rows(outputs), "FILTER": _rows(filters)}
+def _libraries() -> dict[int, ctypes.CDLL | None]:
+    """Of all sides, compiled at once: a net needs several, and its first step waits for them."""
+
+    def load(side: int) -> ctypes.CDLL | None:
+        inputs, outputs, filters = map(_rows, matrices(side))
+        return native.library("winograd", M=str(side), INPUT=inputs, OUTPUT=outputs, FILTER=filters)
+
+    with ThreadPoolExecutor(len(POINTS)) as pool:
+        return dict(zip(POINTS, pool.map(load, POINTS), strict=True))
 
 
 def _rows(matrix: list[list[float]]) -> str:

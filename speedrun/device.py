@@ -170,7 +170,7 @@ def describe(device: torch.device) -> dict[str, Any]:
     units = sorted(cpu_features() & {"avx2", "avx512f", "avx512_bf16", "amx_bf16"})
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
     return {
-        "name": _processor(),
+        "name": _with_family(_processor()),
         "kind": device.type,
         "memory": memory,
         "capability": " ".join(units) or None,
@@ -182,13 +182,15 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """The processor's name as its maker calls it, or at least its architecture.
+    """The processor's name as its maker calls it, or at least its architecture."""
+    return _cpuinfo().get("model name") or platform.processor() or platform.machine()
 
-    A hypervisor may hide the number: one "AMD EPYC" is twice as fast as another. There family and model are told too.
-    """
+
+def _with_family(name: str) -> str:
+    """With family and model where the name has no number: a hypervisor may hide it, and one "AMD EPYC" is twice as fast
+    as another."""
     info = _cpuinfo()
-    name = info.get("model name") or platform.processor() or platform.machine()
-    hidden = "cpu family" in info and not re.search(r"\d", name.partition("@")[0])
+    hidden = {"cpu family", "model"} <= info.keys() and not re.search(r"\d{3}", name.partition("@")[0])
     return f"{name} (family {info['cpu family']}, model {info['model']})" if hidden else name
 
 

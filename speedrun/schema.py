@@ -52,7 +52,7 @@ _RATE = Field(float, "a second, or of what is possible", low=0)
 _VERSION = Field(str, "version, or null if it is not installed", null="always")
 
 DEVICE: Table = {
-    "name": Field(str, "as its maker calls it, of a processor without a number its family and model too"),
+    "name": Field(str, "as its maker calls it; a processor whose name has no number, with family and model"),
     "kind": Field(str, "torch's device type", choices=("cpu", "cuda", "mps", "xpu")),
     "memory": Field(int, "bytes of its memory", null="always", low=0),
     "capability": Field(str, "CUDA compute capability, such as 9.0", null="always"),

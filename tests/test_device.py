@@ -38,7 +38,8 @@ def imitate_features(monkeypatch: pytest.MonkeyPatch, flags: str) -> None:
     [
         ("AMD EPYC", "AMD EPYC (family 25, model 17)"),
         ("Abacus Processor @ 2.50GHz", "Abacus Processor @ 2.50GHz (family 25, model 17)"),
-        ("AMD EPYC 9R14", "AMD EPYC 9R14"),
+        ("QEMU Virtual CPU version 2.5+", "QEMU Virtual CPU version 2.5+ (family 25, model 17)"),
+        ("Abacus E5-2680 v4 @ 2.40GHz", "Abacus E5-2680 v4 @ 2.40GHz"),
     ],
 )
 def test_a_processor_whose_number_is_hidden_is_told_by_its_family(
@@ -48,8 +49,9 @@ def test_a_processor_whose_number_is_hidden_is_told_by_its_family(
     assert device.describe(CPU)["name"] == name
 
 
-def test_a_processor_without_a_family_has_its_name_alone(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(device, "_cpuinfo", lambda: {"model name": "Abacus"})  # as of other makers
+@pytest.mark.parametrize("info", [{"model name": "Abacus"}, {"model name": "Abacus", "cpu family": "25"}])
+def test_a_processor_without_family_and_model_has_its_name_alone(info: dict[str, str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(device, "_cpuinfo", lambda: info)
     assert device.describe(CPU)["name"] == "Abacus"
 
 

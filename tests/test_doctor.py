@@ -65,6 +65,17 @@ def test_what_only_costs_something_is_a_lack(
     assert "a run fetches its 170 MB first" in found["data"][1]
 
 
+@pytest.mark.parametrize(("here", "text"), [(True, "for the kernels of this processor"), (False, "no C compiler")])
+def test_what_the_kernels_of_a_processor_need(here: bool, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "gcc").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path) if here else "")
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr("kernels.native.has", lambda feature: feature == "avx512_bf16")
+    found = CHECKS["compiler"](Config(device="cpu"))
+    assert text in found.text
+    assert bool(found.cost) != here
+
+
 @pytest.mark.parametrize(
     ("enabled", "compiler", "text", "costs"),
     [

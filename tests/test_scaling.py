@@ -114,6 +114,7 @@ def step(net: scaling.Candidate, size: int, share: float, sha: str = "a", **chan
         "versions": {"torch": "2.13"},
         "settings": {"config": stepped(net)},
         "size": size,
+        "dtype": "bfloat16",
         "flops_per_second": share * 3e11,
         "probe_flops_per_second": 3e11,
         **changes,
@@ -147,6 +148,9 @@ def test_speeds_are_those_of_steps_once_every_net_has_been_timed(monkeypatch: py
     for changes in (*others, {"model.activation": "relu"}):
         records.append(step(NET, 16, 9.0, settings={"config": stepped(NET, **changes)}))
     records.append(step(NET, 16, 9.0, device={"name": "Slate", "kind": "cpu"}))
+    records.append(step(NET, 16, 9.0, dtype="float32"))
+    records += [step(NET, size, 9.0, "z", device={"name": "Board", "kind": "cuda"}) for size in (16, 20, 24)]
+    records += [step(second, size, 9.0, "z", device={"name": "Board", "kind": "cuda"}) for size in (20, 24, 28)]
     untimed = step(NET, 16, 9.0)
     del untimed["probe_flops_per_second"]
     records.append(untimed)
