@@ -1,4 +1,4 @@
-"""C code for processors: compiled at first use, in a second, and kept in the user's cache.
+"""C code for processors: compiled at first use, in two seconds, and kept in the user's cache.
 
 It is written for AVX512-BF16. Where the processor has none, or the machine no C compiler, there is no such code, and
 whoever asks takes torch's operations.
@@ -9,6 +9,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 FOLDER = Path(__file__).parent
+SECONDS = 15  # to compile, after which there is none
 FLAGS = ("-O3", "-march=native", "-mprefer-vector-width=512", "-fopenmp", "-fPIC", "-shared")
 
 
@@ -39,18 +41,17 @@ def compiler() -> str | None:
 def library(name: str, **constants: str) -> ctypes.CDLL | None:
     """`kernels/NAME.c` with macros of these values; None where it cannot be had."""
     found = compiler()
-    if found is None or not has("avx512_bf16"):
+    if found is None or sys.platform != "linux" or not has("avx512_bf16"):
         return None
     try:
         return _load(name, found, constants)
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, RuntimeError, subprocess.SubprocessError):  # RuntimeError: a user without a home
         return None
 
 
 def _load(name: str, path_of_compiler: str, constants: Mapping[str, str]) -> ctypes.CDLL:
     """The compiled code, from the cache if it is there. Raises OSError or SubprocessError."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "speedrun" / "kernels"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _folder()
     options = [path_of_compiler, *FLAGS, *(f"-D{constant}={value}" for constant, value in constants.items())]
     texts = [(FOLDER / file).read_text(encoding="utf-8") for file in ("vectors.h", f"{name}.c")]
     key = hashlib.sha256("\0".join([*options, _processor(), *texts]).encode()).hexdigest()[:16]
@@ -58,12 +59,23 @@ def _load(name: str, path_of_compiler: str, constants: Mapping[str, str]) -> cty
     if path.exists():
         with suppress(OSError):  # damaged: made anew
             return ctypes.CDLL(str(path))
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+    with tempfile.TemporaryDirectory(dir=folder if os.access(folder, os.W_OK) else None) as scratch:
         made = Path(scratch) / path.name
         command = [*options, str(FOLDER / f"{name}.c"), "-o", str(made)]
-        subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
-        made.replace(path)
-    return ctypes.CDLL(str(path))
+        subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=SECONDS)
+        loaded = ctypes.CDLL(str(made))
+        with suppress(OSError):  # a cache that cannot be written
+            made.replace(path)
+        return loaded
+
+
+def _folder() -> Path:
+    """The user's cache, as `speedrun.data` has it, made if that is possible. Raises RuntimeError without a home."""
+    cache = os.environ.get("SPEEDRUN_CACHE")
+    base = Path(cache) if cache else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "speedrun"
+    with suppress(OSError):
+        (base / "kernels").mkdir(parents=True, exist_ok=True)
+    return base / "kernels"
 
 
 def _processor() -> str:
@@ -75,5 +87,9 @@ def _processor() -> str:
 
 
 def address(tensor: Tensor | None) -> ctypes.c_void_p:
-    """Where a tensor's numbers lie, for as long as it is held; null for None."""
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+    """Where a tensor's numbers lie, for as long as it is held; null for None. Raises RuntimeError if it has none."""
+    if tensor is None:
+        return ctypes.c_void_p(None)
+    if tensor.numel() and not tensor.data_ptr():
+        raise RuntimeError(f"{type(tensor).__name__} has no memory for C code to read")
+    return ctypes.c_void_p(tensor.data_ptr())

@@ -19,14 +19,16 @@ from kernels.native import address
 
 _NUMBERS = {"gelu": "0", "silu": "1", "relu": "2"}
 LANES = 16  # channels of a vector
+CPU = torch.device("cpu")
 
 
 def pays(x: Tensor, activation: str) -> bool:
     """Whether `norm_cpu` is the fastest way to train on x (N, C, H, W), on this machine."""
     return (
-        x.device.type == "cpu"
-        and x.dtype == torch.bfloat16
+        type(x) is Tensor  # others may have no memory
+        and (x.device.type, x.dtype, x.dim()) == ("cpu", torch.bfloat16, 4)
         and x.shape[1] % LANES == 0
+        and activation in _NUMBERS
         and _library(activation) is not None
     )
 
@@ -45,14 +47,19 @@ def norm_cpu(
 ) -> Tensor:
     """activation(batch_norm(max_pool2d(x, pool))) with the batch's statistics: (N, C, H // pool, W // pool), as x.
 
-    As `kernels.pool_norm.pool_norm`, for x (N, C, H, W) of bfloat16, C a multiple of 16. Raises ValueError for another
-    activation, shape or dtype and less than two values a channel, RuntimeError where the C code cannot be had.
+    As `kernels.pool_norm.pool_norm`, for x (N, C, H, W) of bfloat16 on a CPU, C a multiple of 16, and pool up to 16.
+    Raises ValueError for another activation, shape, dtype or device and for less than two values a channel,
+    RuntimeError where the C code cannot be had.
     """
     if activation not in _NUMBERS:
         raise ValueError(f"activation must be one of {', '.join(_NUMBERS)}, not {activation!r}")
     if x.dtype != torch.bfloat16 or x.dim() != 4 or x.shape[1] % LANES:
         raise ValueError(f"x must be (N, {LANES} c, H, W) of bfloat16, not {tuple(x.shape)}, {x.dtype}")
-    if pool < 1 or len(x) * (x.shape[2] // pool) * (x.shape[3] // pool) < 2:
+    if weight.shape != (x.shape[1],) or bias.shape != weight.shape or {x.device, weight.device, bias.device} != {CPU}:
+        raise ValueError(
+            f"weight and bias must be (C,), all on the CPU, not {tuple(weight.shape)}, {tuple(bias.shape)}"
+        )
+    if not 1 <= pool <= 16 or len(x) * (x.shape[2] // pool) * (x.shape[3] // pool) < 2:
         raise ValueError(f"statistics need two values a channel or more: {tuple(x.shape)}, pooled by {pool}")
     if _library(activation) is None:
         raise RuntimeError("the C code needs AVX512-BF16 and a C compiler")
@@ -71,7 +78,9 @@ class _NormCpu(torch.autograd.Function):
         if pool > 1:
             pooled = _empty(x, height // pool, width // pool)
             index = torch.empty_like(pooled, dtype=torch.uint8)
-        found, work = torch.empty(3, channels), torch.empty(n, 2, channels)
+        found, work = (torch.empty(rows, channels, dtype=torch.float32) for rows in (3, 2 * n))
+        ctx.dtypes = weight.dtype, bias.dtype
+        weight, bias = weight.float().contiguous(), bias.float().contiguous()
         library, shape = _needed(ctx)
         library.statistics(shape, *map(address, (x, pooled, index)), ctypes.c_float(eps), *map(address, (found, work)))
         out = torch.empty_like(pooled)
@@ -90,10 +99,11 @@ class _NormCpu(torch.autograd.Function):
         grad = grads[0].contiguous(memory_format=torch.channels_last)
         dx = _empty(grad, ctx.shape.height, ctx.shape.width) if ctx.needs_input_grad[0] else None
         kept = torch.empty_like(pooled) if dx is None or index is not None else dx
-        sums, work = torch.empty(2, len(bias)), torch.empty(len(grad), 2, len(bias))
+        sums, work = (torch.empty(rows, len(bias), dtype=torch.float32) for rows in (2, 2 * len(grad)))
         library, shape = _needed(ctx)
         library.gradient(shape, *map(address, (grad, pooled, index, found, weight, bias, sums, dx, kept, work)))
-        return dx, sums[1].to(weight.dtype), sums[0].to(bias.dtype), *[None] * 6
+        of_weight, of_bias = (each.to(dtype) for each, dtype in zip((sums[1], sums[0]), ctx.dtypes, strict=True))
+        return dx, of_weight, of_bias, *[None] * 6
 
 
 class _Shape(ctypes.Structure):

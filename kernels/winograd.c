@@ -10,20 +10,23 @@
 #include "vectors.h"
 
 enum {
-    N = M + 2,
+    N = M + 2, /* pixels of a tile's input, a side */
     PLACES = N * N,
-    ROWS = 8,    /* of a product that is made at once, 16 wide */
-    BLOCK = 256, /* tiles of which the filters' gradient is added up at once, so that the sum is loaded and stored little */
+    ROWS = 8,         /* of a product that is made at once, 16 wide */
+    BLOCK = 256,      /* tiles whose part of the filters' gradient is added at once: the sum is loaded and stored less */
     LINE = 2 * LANES, /* numbers in a line of a cache: of two tiles, 16 channels each */
 };
-typedef struct { int64_t images, height, width, inputs, outputs, threads; } Shape;
+typedef struct {
+    int64_t images, height, width, inputs, outputs, threads;
+} Shape;
 
 static const float B[N][N] = INPUT, A[M][N] = OUTPUT, G[N][3] = FILTER;
 
 /* A sum over j; the zeros of a matrix cost nothing. */
-#define SUM(sum, count, j, factor, term) \
-    vec sum = {0};                       \
-    EACH(j, count) if ((factor) != 0) sum += (factor) * (term)
+#define SUM(sum, count, j, factor, term)                                                                               \
+    vec sum = {0};                                                                                                     \
+    EACH (j, count)                                                                                                    \
+        if ((factor) != 0) sum += (factor) * (term)
 
 INLINE int64_t across(const Shape *s) { return (s->width + M - 1) / M; }
 INLINE int64_t per_image(const Shape *s) { return (s->height + M - 1) / M * across(s); }
@@ -39,19 +42,21 @@ INLINE vec pixel(const Shape *s, const uint16_t *map, int64_t channels, int64_t 
 }
 
 /* The same of a map that was pooled, 2 by 2, and knows the places of the maxima: 0 elsewhere. */
-INLINE vec spread_pixel(const Shape *s, const uint16_t *map, const uint8_t *index, int64_t channels, int64_t tile, int row,
-                        int column, int64_t c)
+INLINE vec spread_pixel(const Shape *s, const uint16_t *map, const uint8_t *index, int64_t channels, int64_t tile,
+                        int row, int column, int64_t c)
 {
     int64_t image = tile / per_image(s), place = tile % per_image(s);
     int64_t y = place / across(s) * M + row, x = place % across(s) * M + column;
     if (y < 0 || y >= s->height / 2 * 2 || x < 0 || x >= s->width / 2 * 2) return (vec){0};
     int64_t at = ((image * (s->height / 2) + y / 2) * (s->width / 2) + x / 2) * channels + c;
-    __mmask16 here = _mm_cmpeq_epi8_mask(_mm_loadu_si128((const void *)(index + at)), _mm_set1_epi8((char)(y % 2 * 2 + x % 2)));
+    __mmask16 here =
+        _mm_cmpeq_epi8_mask(_mm_loadu_si128((const void *)(index + at)), _mm_set1_epi8((char)(y % 2 * 2 + x % 2)));
     return (vec)_mm512_maskz_mov_ps(here, (__m512)load(map + at));
 }
 
 /* B' d B of a tile's input. */
-INLINE void transform_input(const Shape *s, const uint16_t *map, const uint8_t *index, int64_t tile, int64_t c, vec out[PLACES])
+INLINE void transform_input(const Shape *s, const uint16_t *map, const uint8_t *index, int64_t tile, int64_t c,
+                            vec out[PLACES])
 {
     vec half[N][N];
     for (int x = 0; x < N; x++) {
@@ -59,15 +64,16 @@ INLINE void transform_input(const Shape *s, const uint16_t *map, const uint8_t *
         for (int y = 0; y < N; y++)
             d[y] = index ? spread_pixel(s, map, index, s->inputs, tile, y - 1, x - 1, c)
                          : pixel(s, map, s->inputs, tile, y - 1, x - 1, c);
-        EACH(i, N) {
+        EACH (i, N) {
             SUM(sum, N, j, B[i][j], d[j]);
             half[i][x] = sum;
         }
     }
-    for (int y = 0; y < N; y++) EACH(i, N) {
-        SUM(sum, N, j, B[i][j], half[y][j]);
-        out[y * N + i] = sum;
-    }
+    for (int y = 0; y < N; y++)
+        EACH (i, N) {
+            SUM(sum, N, j, B[i][j], half[y][j]);
+            out[y * N + i] = sum;
+        }
 }
 
 /* A g A' of the gradient g of a tile's outputs: the transpose of how they are made. */
@@ -78,25 +84,27 @@ INLINE void transform_gradient(const Shape *s, const uint16_t *map, const uint8_
     for (int x = 0; x < M; x++) {
         vec d[M];
         for (int y = 0; y < M; y++)
-            d[y] = index ? spread_pixel(s, map, index, s->outputs, tile, y, x, c) : pixel(s, map, s->outputs, tile, y, x, c);
-        EACH(i, N) {
+            d[y] = index ? spread_pixel(s, map, index, s->outputs, tile, y, x, c)
+                         : pixel(s, map, s->outputs, tile, y, x, c);
+        EACH (i, N) {
             SUM(sum, M, j, A[j][i], d[j]);
             half[i][x] = sum;
         }
     }
-    for (int y = 0; y < N; y++) EACH(i, N) {
-        SUM(sum, M, j, A[j][i], half[y][j]);
-        out[y * N + i] = sum;
-    }
+    for (int y = 0; y < N; y++)
+        EACH (i, N) {
+            SUM(sum, M, j, A[j][i], half[y][j]);
+            out[y * N + i] = sum;
+        }
 }
 
-/* sums[r][k] += a[r][2 n] b[2 n][k] + a[r][2 n + 1] b[2 n + 1][k] over `steps` n, for 8 r and 16 k. The pairs of `a` are
-   `row` apart for r and `step` for n; lines of `b` follow each other. */
+/* sums[r][k] += a[r][2 n] b[2 n][k] + a[r][2 n + 1] b[2 n + 1][k] over `steps` n, for 8 r and 16 k. The pairs of `a`
+   are `row` apart for r and `step` for n; lines of `b` follow each other. */
 INLINE void multiply(const uint16_t *a, int64_t row, int64_t step, const uint16_t *b, int64_t steps, vec sums[ROWS])
 {
     for (int64_t n = 0; n < steps; n++, a += step, b += LINE) {
         __m512bh line = (__m512bh)_mm512_loadu_si512(b);
-        EACH(r, ROWS) {
+        EACH (r, ROWS) {
             int32_t pair;
             memcpy(&pair, a + r * row, sizeof pair);
             sums[r] = (vec)_mm512_dpbf16_ps((__m512)sums[r], (__m512bh)_mm512_set1_epi32(pair), line);
@@ -111,14 +119,16 @@ INLINE void transform_output(const Shape *s, const vec *m, int64_t tile, int64_t
     int64_t image = tile / per_image(s), place = tile % per_image(s);
     int64_t top = place / across(s) * M, left = place % across(s) * M;
     vec half[M][N], out[M][M];
-    for (int x = 0; x < N; x++) EACH(i, M) {
-        SUM(sum, N, j, A[i][j], m[(j * N + x) * ROWS]);
-        half[i][x] = sum;
-    }
-    for (int y = 0; y < M; y++) EACH(i, M) {
-        SUM(sum, N, j, A[i][j], half[y][j]);
-        out[y][i] = sum;
-    }
+    for (int x = 0; x < N; x++)
+        EACH (i, M) {
+            SUM(sum, N, j, A[i][j], m[(j * N + x) * ROWS]);
+            half[i][x] = sum;
+        }
+    for (int y = 0; y < M; y++)
+        EACH (i, M) {
+            SUM(sum, N, j, A[i][j], half[y][j]);
+            out[y][i] = sum;
+        }
     if (!index) {
         for (int y = 0; y < least(M, s->height - top); y++)
             for (int x = 0; x < least(M, s->width - left); x++)
@@ -128,17 +138,12 @@ INLINE void transform_output(const Shape *s, const vec *m, int64_t tile, int64_t
     int64_t down = s->height / 2, wide = s->width / 2;
     for (int y = 0; y < least(M / 2, down - top / 2); y++)
         for (int x = 0; x < least(M / 2, wide - left / 2); x++) {
-            __m512 best = (__m512)out[2 * y][2 * x];
+            vec best = out[2 * y][2 * x];
             __m512i where = _mm512_setzero_si512();
-            EACH(i, 3) {
-                __m512 value = (__m512)out[2 * y + (i + 1) / 2][2 * x + (i + 1) % 2];
-                __mmask16 larger = _mm512_cmp_ps_mask(value, best, _CMP_GT_OQ) | _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
-                best = _mm512_mask_mov_ps(best, larger, value);
-                where = _mm512_mask_set1_epi32(where, larger, i + 1);
-            }
+            EACH (i, 3) take_larger(&best, &where, out[2 * y + (i + 1) / 2][2 * x + (i + 1) % 2], i + 1);
             int64_t at = ((image * down + top / 2 + y) * wide + left / 2 + x) * s->outputs + c;
-            store(map + at, (vec)best);
-            _mm_storeu_si128((void *)(index + at), _mm512_cvtepi32_epi8(where));
+            store(map + at, best);
+            store_places(index + at, where);
         }
 }
 
@@ -159,33 +164,35 @@ INLINE void transform_filter(const uint16_t *weight, int64_t from_output, int64_
         vec g[3];
         for (int y = 0; y < 3; y++) {
             word bits = {0};
-            EACH(k, LANES) bits[k] = (uint32_t)weight[k * from_output + (y * 3 + x) * from_tap] << 16;
+            EACH (k, LANES) bits[k] = (uint32_t)weight[k * from_output + (y * 3 + x) * from_tap] << 16;
             g[y] = (vec)bits;
         }
-        EACH(i, N) {
+        EACH (i, N) {
             SUM(sum, 3, j, G[i][j], g[j]);
             half[i][x] = sum;
         }
     }
-    for (int y = 0; y < N; y++) EACH(i, N) {
-        SUM(sum, 3, j, G[i][j], half[y][j]);
-        out[y * N + i] = sum;
-    }
+    for (int y = 0; y < N; y++)
+        EACH (i, N) {
+            SUM(sum, 3, j, G[i][j], half[y][j]);
+            out[y * N + i] = sum;
+        }
 }
 
 /* filters: (groups of 16 outputs, PLACES, inputs / 2, 16 outputs, 2 inputs), transformed. Weights are from_output,
    from_input and from_tap numbers apart. */
-void transform_filters(const Shape *s, const uint16_t *weight, int64_t from_output, int64_t from_input, int64_t from_tap,
-                       uint16_t *filters)
+void transform_filters(const Shape *s, const uint16_t *weight, int64_t from_output, int64_t from_input,
+                       int64_t from_tap, uint16_t *filters)
 {
 #pragma omp parallel for num_threads(s->threads)
     for (int64_t input = 0; input < s->inputs; input += 2)
-        EACH_GROUP(group, k, s->outputs) {
+        EACH_GROUP (group, k, s->outputs) {
             vec made[2][PLACES];
             for (int i = 0; i < 2; i++)
                 transform_filter(weight + k * from_output + (input + i) * from_input, from_output, from_tap, made[i]);
             for (int place = 0; place < PLACES; place++)
-                *(word *)(filters + ((group * PLACES + place) * s->inputs + input) * LANES) = paired(made[0][place], made[1][place]);
+                *(word *)(filters + ((group * PLACES + place) * s->inputs + input) * LANES) =
+                    paired(made[0][place], made[1][place]);
         }
 }
 
@@ -194,8 +201,8 @@ INLINE int64_t block(const Shape *s) { return s->inputs > 128 ? 32 : 64; }
 INLINE int64_t block_size(const Shape *s) { return block(s) * PLACES * groups(s->inputs) * LANES; }
 
 /* filters: as `transform_filters` makes them. Inputs and outputs are 16 or more, inputs even. x_index: where x is the
-   gradient of a pooled map, the places of its maxima; y_index: where y is pooled, 2 by 2, those that are to be written; else
-   null. work: `work_bytes`. */
+   gradient of a pooled map, the places of its maxima; y_index: where y is pooled, 2 by 2, those that are to be written;
+   else null. work: `work_bytes`. */
 void convolve(const Shape *s, const uint16_t *x, const uint8_t *x_index, const uint16_t *filters, uint16_t *y,
               uint8_t *y_index, uint16_t *work)
 {
@@ -204,13 +211,14 @@ void convolve(const Shape *s, const uint16_t *x, const uint8_t *x_index, const u
     for (int64_t first = 0; first < tiles; first += block(s)) {
         int64_t here = least(block(s), tiles - first);
         uint16_t *in = work + omp_get_thread_num() * block_size(s); /* (tile, place, input) */
-        for (int64_t t = 0; t < here; t++) EACH_GROUP(group, c, s->inputs) {
-            vec made[PLACES];
-            transform_input(s, x, x_index, first + t, c, made);
-            for (int place = 0; place < PLACES; place++)
-                store(in + (t * PLACES + place) * s->inputs + c, made[place]);
-        }
-        EACH_GROUP(group, k, s->outputs)
+        for (int64_t t = 0; t < here; t++)
+            EACH_GROUP (group, c, s->inputs) {
+                vec made[PLACES];
+                transform_input(s, x, x_index, first + t, c, made);
+                for (int place = 0; place < PLACES; place++)
+                    store(in + (t * PLACES + place) * s->inputs + c, made[place]);
+            }
+        EACH_GROUP (group, k, s->outputs)
             for (int64_t t = 0; t < here; t += ROWS) {
                 vec sums[PLACES][ROWS];
                 for (int place = 0; place < PLACES; place++) {
@@ -225,29 +233,33 @@ void convolve(const Shape *s, const uint16_t *x, const uint8_t *x_index, const u
     }
 }
 
-/* Lines of two tiles, 16 channels of each side by side, a line for each place; zeros for a second that there is not. */
-#define PAIRED(to, places_apart, transform, s, map, index, tile, c)                                                              \
-    do {                                                                                                                  \
-        vec made[2][PLACES] = {0};                                                                                        \
-        transform(s, map, index, tile, c, made[0]);                                                                              \
-        if ((tile) + 1 < count(s)) transform(s, map, index, (tile) + 1, c, made[1]);                                             \
-        for (int place = 0; place < PLACES; place++)                                                                      \
-            *(word *)((to) + place * (places_apart)) = paired(made[0][place], made[1][place]);                            \
-    } while (0)
+/* Lines of two tiles, 16 channels of each side by side, `step` for each place; zeros for a second that there is not.
+   of_output: whether the map is the gradient of the outputs, else the input. */
+INLINE void transform_pair(const Shape *s, int of_output, const uint16_t *map, const uint8_t *index, int64_t tile,
+                           int64_t c, uint16_t *to, int64_t step)
+{
+    vec made[2][PLACES] = {0};
+    for (int64_t t = 0; t < least(2, count(s) - tile); t++)
+        if (of_output)
+            transform_gradient(s, map, index, tile + t, c, made[t]);
+        else
+            transform_input(s, map, index, tile + t, c, made[t]);
+    for (int place = 0; place < PLACES; place++) *(word *)(to + place * step) = paired(made[0][place], made[1][place]);
+}
 
 /* Numbers from place to place in what `filter_gradient` lays out, (place, 16 channels, pair of tiles): an odd number of
    lines, so that those of a tile fall into all sets of a cache. */
-INLINE int64_t apart(int64_t channels) { return (groups(channels) * BLOCK / 2 + 1) * LINE; }
+INLINE int64_t place_step(int64_t channels) { return (groups(channels) * BLOCK / 2 + 1) * LINE; }
 
 /* total: (PLACES, inputs, outputs), of the transformed filters. Inputs are a multiple of 8 and 16 or more, outputs of
-   16. index: where the gradient is of a pooled map, the places of its maxima, else null. work: `work_bytes`, begins with a
-   line of the cache. */
+   16. index: where the gradient is of a pooled map, the places of its maxima, else null. work: `work_bytes`, begins
+   with a line of the cache. */
 void filter_gradient(const Shape *s, const uint16_t *x, const uint16_t *gradient, const uint8_t *index, float *total,
                      uint16_t *work)
 {
     int64_t tiles = count(s), panel = BLOCK / 2 * LINE;
-    int64_t in_apart = apart(s->inputs), out_apart = apart(s->outputs);
-    uint16_t *in = work, *out = work + PLACES * in_apart;
+    int64_t in_step = place_step(s->inputs), out_step = place_step(s->outputs);
+    uint16_t *in = work, *out = work + PLACES * in_step;
     memset(total, 0, PLACES * s->inputs * s->outputs * sizeof *total);
 #pragma omp parallel num_threads(s->threads)
     for (int64_t first = 0; first < tiles; first += BLOCK) {
@@ -255,9 +267,9 @@ void filter_gradient(const Shape *s, const uint16_t *x, const uint16_t *gradient
 #pragma omp for
         for (int64_t pair = 0; pair < pairs; pair++) {
             int64_t tile = first + 2 * pair, at = pair * LINE;
-            EACH_GROUP(group, c, s->inputs) PAIRED(in + group * panel + at, in_apart, transform_input, s, x, 0, tile, c);
-            EACH_GROUP(group, c, s->outputs)
-                PAIRED(out + group * panel + at, out_apart, transform_gradient, s, gradient, index, tile, c);
+            EACH_GROUP (group, c, s->inputs) transform_pair(s, 0, x, 0, tile, c, in + group * panel + at, in_step);
+            EACH_GROUP (group, c, s->outputs)
+                transform_pair(s, 1, gradient, index, tile, c, out + group * panel + at, out_step);
         }
 #pragma omp for
         for (int64_t part = 0; part < PLACES * groups(s->inputs); part++) {
@@ -267,10 +279,10 @@ void filter_gradient(const Shape *s, const uint16_t *x, const uint16_t *gradient
                 for (int64_t k = 0; k < s->outputs; k += LANES) {
                     float *sum = total + (place * s->inputs + c + r) * s->outputs + k;
                     vec sums[ROWS];
-                    EACH(i, ROWS) memcpy(&sums[i], sum + i * s->outputs, sizeof sums[i]);
-                    multiply(in + place * in_apart + group * panel + 2 * r, 2, LINE,
-                             out + place * out_apart + k / LANES * panel, pairs, sums);
-                    EACH(i, ROWS) memcpy(sum + i * s->outputs, &sums[i], sizeof sums[i]);
+                    EACH (i, ROWS) memcpy(&sums[i], sum + i * s->outputs, sizeof sums[i]);
+                    multiply(in + place * in_step + group * panel + 2 * r, 2, LINE,
+                             out + place * out_step + k / LANES * panel, pairs, sums);
+                    EACH (i, ROWS) memcpy(sum + i * s->outputs, &sums[i], sizeof sums[i]);
                 }
         }
     }
@@ -279,5 +291,6 @@ void filter_gradient(const Shape *s, const uint16_t *x, const uint16_t *gradient
 /* Bytes of `work` that either of them takes. */
 int64_t work_bytes(const Shape *s, int gradient)
 {
-    return (gradient ? PLACES * (apart(s->inputs) + apart(s->outputs)) : s->threads * block_size(s)) * sizeof(uint16_t);
+    return (gradient ? PLACES * (place_step(s->inputs) + place_step(s->outputs)) : s->threads * block_size(s)) *
+           sizeof(uint16_t);
 }

@@ -3,7 +3,7 @@
 A tile of M x M outputs takes (M + 2)^2 products instead of 9 M^2, each a matrix product over the channels of many
 tiles: of filters g and the pixels d of a tile the outputs are A' [(G g G') * (B' d B)] A (Lavin and Gray, arXiv
 1509.09308). Both gradients are made of the same products, transposed. The matrices come from the points at which
-polynomials are multiplied (Toom and Cook). In bfloat16 the points in use, 0, 1, -1, 2 and -2 for M = 4, lose 2.4 % of
+polynomials are multiplied (Toom and Cook). In bfloat16 the usual points, 0, 1, -1, 2 and -2 for M = 4, lose 2.4 % of
 a map, root mean square; of those tried the points below lose least, 1.1 %, for M = 3 0.7 %, for M = 5 2.5 %; a plain
 convolution loses 0.2 %.
 
@@ -26,15 +26,16 @@ from torch.autograd.function import once_differentiable
 from kernels import native
 from kernels.native import address
 
-# By the outputs of a tile, a side: its finite points; infinity is one more.
+# The finite points by the side of a tile's outputs; infinity is one more.
 POINTS = {
     3: (3 / 8, -3 / 8, 5 / 4, -5 / 4),
     4: (0.0, 2 / 3, -2 / 3, 3 / 2, -3 / 2),
     5: (1 / 4, -1 / 4, 3 / 4, -3 / 4, 7 / 4, -7 / 4),
 }
-# What a product of the largest tiles must save to make up for what they lose.
+# By how much more a product counts where tiles are chosen: the largest are rounded more coarsely.
 ROUNDED = {3: 1.0, 4: 1.0, 5: 1.5}
 EVEN_SIDE = 4  # in which windows of 2 by 2 lie whole
+LANES = 16  # channels of a vector
 LEAST_SIDE = 3  # of a map for which this is the faster way
 
 
@@ -42,10 +43,10 @@ def pays(x: Tensor, weight: Tensor, pool: int = 1) -> bool:
     """Whether `winograd` is the fastest way to convolve x (N, C, H, W) with weight (K, C, k, k), on this machine; with
     pool 2, whether it should pool too."""
     return (
-        x.device.type == "cpu"
+        type(x) is Tensor  # others may have no memory
         and x.dtype == torch.bfloat16
+        and _takes(x, weight)
         and min(x.shape[2:]) >= LEAST_SIDE
-        and _takes(weight)
         and (pool == 1 or _side(x) % 2 == 0)  # a window lies in one tile
         and not native.has("amx_tile")  # whose direct convolutions were not timed against this
         and _library(_side(x)) is not None
@@ -59,12 +60,15 @@ def winograd(x: Tensor, weight: Tensor, pool: int = 1) -> Tensor:
     C is a multiple of 8 and 16 or more, K of 16. Raises ValueError where that or a dtype is another, RuntimeError where
     the C code does not compile or the processor has no AVX512-BF16.
     """
-    if not _takes(weight):
-        raise ValueError(f"weight must be (16 k, 8 c, 3, 3) with c > 1, not {tuple(weight.shape)}")
+    if not _takes(x, weight):
+        raise ValueError(
+            "weight must be (16 k, 8 c, 3, 3) with c > 1, x (N, 8 c, H, W), both on the CPU, not "
+            f"{tuple(weight.shape)}, {tuple(x.shape)}, {weight.device} and {x.device}"
+        )
     if (x.dtype, weight.dtype) != (torch.bfloat16, torch.bfloat16):
         raise ValueError(f"x and weight must be bfloat16, not {x.dtype} and {weight.dtype}")
     if pool not in (1, 2) or min(x.shape[2:]) < pool:
-        raise ValueError(f"pool must be 1, or 2 for a map of two pixels a side, not {pool}")
+        raise ValueError(f"pool must be 1, or 2 for a map of two pixels a side or more, not {pool}")
     side = _side(x) if pool == 1 else EVEN_SIDE
     if _library(side) is None:
         raise RuntimeError("Winograd's tiles need AVX512-BF16 and a C compiler")
@@ -72,9 +76,10 @@ def winograd(x: Tensor, weight: Tensor, pool: int = 1) -> Tensor:
     return out
 
 
-def _takes(weight: Tensor) -> bool:
+def _takes(x: Tensor, weight: Tensor) -> bool:
     filters, channels, *kernel = weight.shape
-    return kernel == [3, 3] and filters % 16 == 0 and channels % 8 == 0 and channels >= 16
+    fits = kernel == [3, 3] and filters % LANES == 0 and channels % 8 == 0 and channels >= LANES
+    return fits and x.dim() == 4 and x.shape[1] == channels and {x.device.type, weight.device.type} == {"cpu"}
 
 
 class _Winograd(torch.autograd.Function):
@@ -126,7 +131,7 @@ def _convolve(
     if transposed:  # from the last tap to the first
         of_output, of_input, of_tap = of_input, of_output, -of_tap
         first += 8 * -of_tap * weight.element_size()
-    filters = torch.empty((side + 2) ** 2 * -(-shape.outputs // 16) * 16 * shape.inputs, dtype=x.dtype)
+    filters = torch.empty((side + 2) ** 2 * -(-shape.outputs // LANES) * LANES * shape.inputs, dtype=x.dtype)
     library, here = _library(side), ctypes.byref(shape)
     assert library is not None
     apart = map(ctypes.c_int64, (of_output, of_input, of_tap))
@@ -139,7 +144,7 @@ def _filter_gradient(side: int, shape: _Shape, x: Tensor, gradient: Tensor, inde
     """Of weights, (K, C, 3, 3) float32. x, gradient: in channels-last memory format; index: as in `_convolve`."""
     library, here, transform = _library(side), ctypes.byref(shape), _filter_transform(side)
     assert library is not None
-    total = torch.empty(len(transform), shape.inputs * shape.outputs)
+    total = torch.empty(len(transform), shape.inputs * shape.outputs, dtype=torch.float32)
     work = torch.empty(library.work_bytes(here, 1), dtype=torch.uint8)
     library.filter_gradient(here, *map(address, (x, gradient, index, total, work)))
     return (transform.T @ total).view(3, 3, shape.inputs, shape.outputs).permute(3, 2, 0, 1)
@@ -159,7 +164,7 @@ def _side(x: Tensor) -> int:
 @cache
 def _filter_transform(side: int) -> Tensor:
     """((M + 2)^2, 9) float32: from the taps of a filter to its products' factors, G on both sides."""
-    rows = torch.tensor(matrices(side)[2])
+    rows = torch.tensor(matrices(side)[2], dtype=torch.float32)
     return torch.kron(rows, rows)
 
 
@@ -207,7 +212,10 @@ def _libraries() -> dict[int, ctypes.CDLL | None]:
 
     def load(side: int) -> ctypes.CDLL | None:
         inputs, outputs, filters = map(_rows, matrices(side))
-        return native.library("winograd", M=str(side), INPUT=inputs, OUTPUT=outputs, FILTER=filters)
+        library = native.library("winograd", M=str(side), INPUT=inputs, OUTPUT=outputs, FILTER=filters)
+        if library is not None:
+            library.work_bytes.restype = ctypes.c_int64
+        return library
 
     with ThreadPoolExecutor(len(POINTS)) as pool:
         return dict(zip(POINTS, pool.map(load, POINTS), strict=True))

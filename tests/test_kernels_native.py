@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from kernels import native
 
@@ -14,6 +15,7 @@ def nothing_compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The folder of an empty cache; what this process has loaded is asked for anew."""
     monkeypatch.setattr(native, "library", native.library.__wrapped__)
     monkeypatch.setattr(native, "has", lambda feature: feature == "avx512_bf16")
+    monkeypatch.delenv("SPEEDRUN_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return tmp_path / "speedrun" / "kernels"
 
@@ -47,9 +49,35 @@ def test_a_compiler_that_fails_is_no_error(
     assert native.library("norm_cpu", ACTIVATION="0") is None
 
 
-def test_a_cache_that_cannot_be_written_is_no_error(nothing_compiled: Path, tmp_path: Path):
+def test_a_cache_that_cannot_be_written_is_done_without(
+    nothing_compiled: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
     (tmp_path / "speedrun").write_text("a file where the folder would be", encoding="utf-8")
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: Path(command[-1]).write_bytes(b""))
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: "loaded")
+    monkeypatch.setenv("CC", "sh")
+    assert native.library("norm_cpu", ACTIVATION="0") == "loaded"
+
+
+def test_a_user_without_a_home_is_no_error(nothing_compiled: Path, monkeypatch: pytest.MonkeyPatch):
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("SPEEDRUN_CACHE", raising=False)
+    monkeypatch.setattr(Path, "home", nowhere)
     assert native.library("norm_cpu", ACTIVATION="0") is None
+
+
+def test_other_systems_have_none(nothing_compiled: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(native.sys, "platform", "win32")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("its stack is not aligned"))
+    assert native.library("norm_cpu", ACTIVATION="0") is None
+
+
+def test_a_tensor_without_memory_has_no_address():
+    with pytest.raises(RuntimeError, match="no memory"):
+        native.address(torch.empty(3, device="meta"))
 
 
 def test_it_is_compiled_once_and_again_where_the_cache_is_damaged(

@@ -68,18 +68,43 @@ def test_far_values_and_those_that_are_not_finite(activation: str):
 
 
 @runs
-def test_of_equal_values_the_first_is_the_largest_and_nan_above_all():
+@pytest.mark.parametrize("activation", ["gelu", "silu", "relu"])
+def test_far_slopes(activation: str):
+    """Of what the bias sets, as above: the gradient of the bias is the slope, summed up."""
+    far = torch.tensor([-1e30, -200, -20, -5, -1, -0.5, 1, 5, 20, 200, 1e30, 1e10, -1e10, 0.5, 2, 3])
+    bias, exact = far.clone().requires_grad_(), far.double().requires_grad_()
     x = torch.zeros(2, 16, 2, 2, dtype=BF16)
-    x[0, 0] = torch.tensor([[1.0, 3.0], [3.0, 2.0]])
+    norm_cpu.norm_cpu(x, torch.ones(16), bias, None, None, activation=activation, **KWARGS).sum().backward()
+    (8 * ACTIVATIONS[activation](exact)).sum().backward()
+    assert bias.grad is not None
+    assert exact.grad is not None
+    torch.testing.assert_close(bias.grad.double(), exact.grad, rtol=1e-3, atol=1e-3)
+
+
+@runs
+def test_of_equal_values_the_first_is_the_largest_and_nan_above_all():
+    x = torch.zeros(64, 16, 2, 2, dtype=BF16)
+    x[::2, 0] = torch.tensor([[1.0, 3.0], [3.0, 2.0]])
     x[1, 1, 1, 0] = torch.nan
     x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
     args = (torch.ones(16), torch.zeros(16), None, None)
-    ours = norm_cpu.norm_cpu(x, *args, activation="relu", pool=2, **KWARGS)
-    ours[:, 0].sum().backward()
+    ours = norm_cpu.norm_cpu(x, *args, activation="gelu", pool=2, **KWARGS)
+    (ours[:, 0] * torch.linspace(-1, 1, 64)[:, None, None]).sum().backward()
     assert x.grad is not None
-    assert x.grad[0, 0].nonzero().tolist() in ([[0, 1]], [])
+    places = {tuple(place) for _, *place in x.grad[::2, 0].nonzero().tolist()}
+    assert places == {(0, 1)}
     assert ours[:, 1].isnan().all()
     assert not ours[:, 2:].isnan().any()
+
+
+@runs
+def test_parameters_are_taken_in_any_dtype_and_layout():
+    x, options = random(5, 16, 4, 4), {"activation": "gelu", **KWARGS}
+    weight, bias = torch.linspace(1, 2, 16), torch.linspace(-1, 1, 16)
+    expected = norm_cpu.norm_cpu(x, weight, bias, None, None, **options)
+    spread = torch.zeros(32)
+    spread[::2] = bias
+    assert torch.equal(norm_cpu.norm_cpu(x, weight.double(), spread[::2], None, None, **options), expected)
 
 
 @runs
@@ -113,12 +138,25 @@ def test_a_gradient_that_is_not_wanted_is_not_made():
         (random(2, 24, 4, 4), {}, "16 c"),
         (random(1, 16, 3, 3), {"pool": 3}, "two values a channel"),
         (random(2, 16, 4, 4), {"pool": 5}, "two values a channel"),
+        (random(9, 16, 17, 17), {"pool": 17}, "pooled by 17"),
+        (random(2, 16, 4, 4), {"weight": torch.ones(8)}, r"must be \(C,\)"),
+        (random(2, 16, 4, 4), {"bias": torch.ones(8)}, r"must be \(C,\)"),
     ],
 )
 def test_what_it_does_not_take_is_refused(x: Tensor, changes: dict[str, Any], message: str):
-    ones, zeros = torch.ones(x.shape[1]), torch.zeros(x.shape[1])
+    given = {
+        "weight": torch.ones(x.shape[1]),
+        "bias": torch.zeros(x.shape[1]),
+        "activation": "gelu",
+        **KWARGS,
+        **changes,
+    }
     with pytest.raises(ValueError, match=message):
-        norm_cpu.norm_cpu(x, ones, zeros, None, None, **{"activation": "gelu", **KWARGS, **changes})
+        norm_cpu.norm_cpu(x, running_mean=None, running_var=None, **given)
+
+
+def test_another_activation_does_not_pay():
+    assert not norm_cpu.pays(random(2, 16, 4, 4), "tanh")
 
 
 @runs

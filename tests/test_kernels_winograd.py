@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from kernels import native, winograd
 from speedrun.models.layers import Conv
@@ -130,11 +131,12 @@ def test_of_equal_values_the_first_is_the_largest():
 
 
 @runs
+@pytest.mark.parametrize("pool", [1, 2])
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_what_is_not_finite_is_seen(bad: float):
+def test_what_is_not_finite_is_seen(bad: float, pool: int):
     x, weight = random(2, 16, 7, 7), random(32, 16, 3, 3, seed=1)
-    x[1, 3, 6, 0] = bad
-    y = winograd.winograd(x, weight)
+    x[1, 3, 3, 3] = bad
+    y = winograd.winograd(x, weight, pool)
     assert y[0].isfinite().all()
     assert not y[1].isfinite().all()
 
@@ -149,17 +151,41 @@ def test_what_is_not_asked_for_is_not_computed(monkeypatch: pytest.MonkeyPatch):
 
 
 @runs
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_any_memory_format_is_taken(layout: torch.memory_format):
+def test_any_memory_format_is_taken():
     x, weight = random(3, 16, 5, 5), random(32, 16, 3, 3, seed=1)
-    again = winograd.winograd(x.contiguous(memory_format=layout), weight.contiguous(memory_format=layout))
-    assert torch.equal(again, winograd.winograd(x, weight))
+    expected = winograd.winograd(x, weight)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        again = weight.contiguous(memory_format=layout)
+        assert torch.equal(winograd.winograd(x.contiguous(memory_format=layout), again), expected)
+    sliced = torch.zeros(64, 32, 3, 3, dtype=BF16)
+    sliced[::2, ::2] = weight
+    assert torch.equal(winograd.winograd(x, sliced[::2, ::2]), expected)
+    turned = weight.transpose(2, 3).contiguous().transpose(2, 3)  # its taps are not evenly apart in order
+    assert torch.equal(winograd.winograd(x, turned), expected)
 
 
-@pytest.mark.parametrize("shape", [(32, 16, 1, 1), (24, 16, 3, 3), (32, 8, 3, 3), (32, 20, 3, 3)])
-def test_another_weight_is_refused(shape: tuple[int, ...]):
+@pytest.mark.parametrize(
+    ("x", "weight"),
+    [
+        ((2, 16, 4, 4), (32, 16, 1, 1)),
+        ((2, 16, 4, 4), (24, 16, 3, 3)),
+        ((2, 8, 4, 4), (32, 8, 3, 3)),
+        ((2, 20, 4, 4), (32, 20, 3, 3)),
+        ((2, 16, 4, 4), (32, 64, 3, 3)),
+        ((2, 64, 4, 4), (32, 16, 3, 3)),
+    ],
+)
+def test_other_shapes_are_refused(x: tuple[int, ...], weight: tuple[int, ...]):
+    assert not winograd.pays(random(*x), random(*weight))
     with pytest.raises(ValueError, match=r"weight must be .* not \(\d+, \d+, \d, \d\)"):
-        winograd.winograd(random(2, shape[1], 4, 4), random(*shape))
+        winograd.winograd(random(*x), random(*weight))
+
+
+def test_an_image_alone_and_a_tensor_without_memory_are_left_to_torch():
+    weight = random(32, 16, 3, 3)
+    assert not winograd.pays(random(1, 16, 4, 4)[0], weight)
+    with FakeTensorMode():
+        assert Conv(16, 32)(torch.empty(2, 16, 4, 4, dtype=BF16)).shape == (2, 32, 4, 4)
 
 
 @pytest.mark.parametrize(("pool", "height"), [(0, 4), (3, 4), (2, 1)])
