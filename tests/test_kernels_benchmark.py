@@ -10,6 +10,7 @@ import torch
 from test_kernels import images
 
 from benchmarks import augment_sheet, harness, kernels, launches, peers, readme, results, training_kernels
+from kernels import conv_cpu, norm_cpu, winograd
 from kernels.augment import view
 from kernels.augmentation import Augmentation
 from speedrun import record as records
@@ -181,22 +182,36 @@ def test_the_kernels_of_training_are_timed_beside_torch(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", training_kernels.FOR_CPU)
-def test_what_is_made_for_cpus_is_timed_where_it_pays(name, monkeypatch, capsys):
+@pytest.mark.parametrize("by_tiles", [True, False])
+def test_what_is_made_for_cpus_is_timed_where_it_pays(name, by_tiles, monkeypatch, capsys):
+    if (by_tiles or name in training_kernels.NORMALISED) and norm_cpu._library("gelu") is None:
+        pytest.skip("no AVX512-BF16 or no C compiler")
     monkeypatch.setattr(training_kernels, "IMAGES", 10)
-    monkeypatch.setattr(training_kernels, "pays", lambda *_: True)
-    rows = list(training_kernels.rows(name, CPU, torch.float32, True, 1e9))
+    monkeypatch.setattr(winograd, "pays", lambda *_: by_tiles)
+    monkeypatch.setattr(conv_cpu, "pays", lambda *_: not by_tiles)
+    rows = list(training_kernels.rows(name, CPU, torch.bfloat16, True, 1e9))
     assert {row["contender"] for row in rows} == {"fused", "twin"}
-    monkeypatch.setattr(training_kernels, "pays", lambda *_: False)
+    for module in (winograd, conv_cpu, norm_cpu):
+        monkeypatch.setattr(module, "pays", lambda *_: False)
     monkeypatch.setattr("sys.argv", ["training_kernels", "--device", "cpu", "--only", name])
     with pytest.raises(SpeedrunError, match="pays on a CPU alone"):
         training_kernels.main()
 
 
-@pytest.mark.parametrize(("feature", "count"), [("amx_tile", 3), ("avx512_bf16", 2), ("neither", 0)])
-def test_a_cpu_times_what_pays_on_it(feature, count, monkeypatch):
-    monkeypatch.setattr("kernels.conv_cpu.has", lambda asked: asked == feature)
+@pytest.mark.parametrize(
+    ("feature", "names"),
+    [
+        ("amx_tile", list(training_kernels.CONVOLVED)[1:]),
+        ("avx512_bf16", [*training_kernels.CONVOLVED, *training_kernels.NORMALISED]),
+        ("neither", []),
+    ],
+)
+def test_a_cpu_times_what_pays_on_it(feature, names, monkeypatch):
+    monkeypatch.setattr("kernels.native.has", lambda asked: asked == feature)
+    for module in (winograd, norm_cpu):
+        monkeypatch.setattr(module, "_library", lambda _: object() if feature == "avx512_bf16" else None)
     found = training_kernels.cases(CPU)
-    assert [name for name in training_kernels.FOR_CPU if name in found] == list(training_kernels.FOR_CPU)[3 - count :]
+    assert [name for name in training_kernels.FOR_CPU if name in found] == names
     assert not set(training_kernels.cases(torch.device("meta"))) & set(training_kernels.FOR_CPU)
 
 

@@ -51,7 +51,7 @@ def test_a_step_grows_with_images_pixels_and_the_bytes_of_a_number():
 def test_a_minute_fits_into_4_GiB(device: str, speed: float):
     asked = Config(seconds=60)
     planned = planner.choose(asked, planner.Situation(device, speed), 60.0).apply(asked)
-    if speed <= 1e15:
+    if speed <= (1e15 if device == "cuda" else 3e14):  # on a CPU nets are up to 2.7 times as fast as the probe
         assert fitted(planned, 4 * GIB) == planned  # as it is
     small = fitted(planned, 4 * GIB)
     assert small.batch_size is not None
