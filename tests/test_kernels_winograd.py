@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from kernels import native, winograd
 from speedrun.models.layers import Conv
+from speedrun.models.speednet import Group
 
 BF16 = torch.bfloat16
 # What rounding may lose, root mean square, by outputs of a tile: of large maps it loses 0.7, 1.1 and 2.5 %.
@@ -219,3 +220,20 @@ def test_it_is_for_processors_that_it_was_timed_on(features: set[str], monkeypat
     monkeypatch.setattr(native, "library", native.library.__wrapped__)
     monkeypatch.setattr(winograd, "_libraries", winograd._libraries.__wrapped__)
     assert not winograd.pays(random(2, 64, 7, 7), random(64, 64, 3, 3))
+
+
+@runs
+@pytest.mark.parametrize(("side", "pools"), [(15, True), (7, True), (6, False), (5, False), (2, False)])
+def test_a_group_pools_while_convolving_where_windows_lie_in_tiles(
+    side: int, pools: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(native, "has", lambda feature: feature == "avx512_bf16")
+    group, x = Group(16, 32, 2, "gelu"), random(40, 16, side, side)
+    assert winograd.pays(x, group.convs[0].weight, 2) == pools
+    taken, real = [], winograd.winograd
+    monkeypatch.setattr(winograd, "winograd", lambda *args: taken.append(args[2]) or real(*args))
+    ours = group(x)
+    assert (2 in taken) == pools
+    expected = group(x.float())
+    assert ours.shape == expected.shape
+    assert lost(ours, expected.detach().double()) < 0.05
