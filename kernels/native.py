@@ -1,4 +1,4 @@
-"""C code for processors: compiled at first use, in two seconds, and kept in the user's cache.
+"""C code for processors: compiled at first use, in three seconds, and kept in the user's cache.
 
 It is written for AVX512-BF16. Where the processor has none, or the machine no C compiler, there is no such code, and
 whoever asks takes torch's operations.

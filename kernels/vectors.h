@@ -13,7 +13,7 @@ typedef uint32_t word __attribute__((vector_size(4 * LANES)));
 
 #define INLINE static inline __attribute__((always_inline))
 /* Unrolled, so that what is made of constants costs nothing. */
-#define EACH(i, count) _Pragma("GCC unroll 8") for (int i = 0; i < (count); i++)
+#define EACH(i, count) _Pragma("GCC unroll 16") for (int i = 0; i < (count); i++)
 /* Channels 16 at a time; the last 16 overlap those before where their number asks for it. */
 #define EACH_GROUP(group, c, channels)                                                                                 \
     for (int64_t group = 0, c; c = least(group * LANES, (channels) - LANES), group < groups(channels); group++)

@@ -1,11 +1,12 @@
-"""A 3x3 convolution in bfloat16 on a CPU with a quarter to a half of the multiplications, by Winograd's tiles.
+"""A 3x3 convolution in bfloat16 on a CPU with a fifth to a third of the multiplications, by Winograd's tiles.
 
 A tile of M x M outputs takes (M + 2)^2 products instead of 9 M^2, each a matrix product over the channels of many
 tiles: of filters g and the pixels d of a tile the outputs are A' [(G g G') * (B' d B)] A (Lavin and Gray, arXiv
 1509.09308). Both gradients are made of the same products, transposed. The matrices come from the points at which
 polynomials are multiplied (Toom and Cook). In bfloat16 the usual points, 0, 1, -1, 2 and -2 for M = 4, lose 2.4 % of
-a map, root mean square; of those tried the points below lose least, 1.1 %, for M = 3 0.7 %, for M = 5 2.5 %; a plain
-convolution loses 0.2 %.
+a map, root mean square; of those tried the points below lose least, for M of 3 to 7 0.7, 1.1, 2.4, 5 and 12 %; a plain
+convolution loses 0.2 %. So outputs take no tiles of 7. Gradients do, of filters and of maps: at the end of a training
+bfloat16 alone changes the filters' by 5 to 11 %, all tiles together by 10 to 18 %, another batch by 100 %.
 
 `winograd.c` does it all. Two cores of an AMD EPYC of family 25, 1,000 images, forward / gradient of the input / of the
 filters, ms, oneDNN and this: 24 -> 64 channels at 31 pixels 60 / 84 / 80 and 39 / 47 / 52, 64 -> 256 at 15 146 / 138 /
@@ -26,15 +27,19 @@ from torch.autograd.function import once_differentiable
 from kernels import native
 from kernels.native import address
 
-# The finite points by the side of a tile's outputs; infinity is one more.
+# The finite points by the side of a tile's outputs; infinity is one more. 0 is the first where it is one, and p is
+# followed by -p: the C code makes the rows of both of p's.
 POINTS = {
     3: (3 / 8, -3 / 8, 5 / 4, -5 / 4),
     4: (0.0, 2 / 3, -2 / 3, 3 / 2, -3 / 2),
-    5: (1 / 4, -1 / 4, 3 / 4, -3 / 4, 7 / 4, -7 / 4),
+    5: (1 / 4, -1 / 4, 7 / 8, -7 / 8, 7 / 4, -7 / 4),
+    6: (0.0, 1 / 2, -1 / 2, 1.0, -1.0, 2.0, -2.0),
+    7: (1 / 4, -1 / 4, 2 / 3, -2 / 3, 6 / 5, -6 / 5, 11 / 5, -11 / 5),
 }
-# By how much more a product counts where tiles are chosen: the largest are rounded more coarsely.
-ROUNDED = {3: 1.0, 4: 1.0, 5: 1.5}
-EVEN_SIDE = 4  # in which windows of 2 by 2 lie whole
+# What a product of a tile costs, with its share of the transforms and a penalty, chosen, for coarser rounding.
+COST = {3: 1.0, 4: 1.0, 5: 1.2, 6: 1.2, 7: 1.4}
+LARGEST = 6  # tile for outputs
+POOLING = 1.2  # times what a convolution takes are it and pooling apart
 LANES = 16  # channels of a vector
 LEAST_SIDE = 3  # of a map for which this is the faster way
 
@@ -47,9 +52,9 @@ def pays(x: Tensor, weight: Tensor, pool: int = 1) -> bool:
         and x.dtype == torch.bfloat16
         and _takes(x, weight)
         and min(x.shape[2:]) >= LEAST_SIDE
-        and (pool == 1 or _side(x) % 2 == 0)  # a window lies in one tile
+        and (pool == 1 or _cost(x, _side(x, pool), pool) <= POOLING * _cost(x, _side(x)))
         and not native.has("amx_tile")  # whose direct convolutions were not timed against this
-        and _library(_side(x)) is not None
+        and bool(_libraries())
     )
 
 
@@ -69,10 +74,9 @@ def winograd(x: Tensor, weight: Tensor, pool: int = 1) -> Tensor:
         raise ValueError(f"x and weight must be bfloat16, not {x.dtype} and {weight.dtype}")
     if pool not in (1, 2) or min(x.shape[2:]) < pool:
         raise ValueError(f"pool must be 1, or 2 for a map of two pixels a side or more, not {pool}")
-    side = _side(x) if pool == 1 else EVEN_SIDE
-    if _library(side) is None:
+    if not _libraries():
         raise RuntimeError("Winograd's tiles need AVX512-BF16 and a C compiler")
-    out: Tensor = _Winograd.apply(x, weight, side, pool)
+    out: Tensor = _Winograd.apply(x, weight, pool)
     return out
 
 
@@ -84,38 +88,48 @@ def _takes(x: Tensor, weight: Tensor) -> bool:
 
 class _Winograd(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, side: int, pool: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, pool: int) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
-        (filters, channels), (count, _, *size) = weight.shape[:2], x.shape
-        y = _empty(x, filters, [length // pool for length in size])
+        y = _empty(x, len(weight), [length // pool for length in x.shape[2:]])
         index = None if pool == 1 else torch.empty_like(y, dtype=torch.uint8)
-        shape = _Shape(count, *size, channels, filters, torch.get_num_threads())
-        _convolve(side, shape, x, None, weight, y, index)
-        ctx.side, ctx.shape = side, shape
+        _convolve(_side(x, pool), _Shape.of(x, len(weight), pool), x, None, weight, y, index)
         ctx.save_for_backward(x, weight, index)
+        ctx.pool = pool
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight, index = ctx.saved_tensors
         gradient = gradients[0].contiguous(memory_format=torch.channels_last)
         of_x = of_weight = None
         if ctx.needs_input_grad[0]:
             of_x = torch.empty_like(x)
-            shape = ctx.shape.turned()
-            _convolve(ctx.side, shape, gradient, index, weight, of_x, None, transposed=True)
+            shape = _Shape.of(x, len(weight)).turned()
+            _convolve(_gradient_side(x), shape, gradient, index, weight, of_x, None, transposed=True)
         if ctx.needs_input_grad[1]:
-            of_weight = _filter_gradient(ctx.side, ctx.shape, x, gradient, index).to(weight.dtype)
-        return of_x, of_weight, None, None
+            shape = _Shape.of(x, len(weight), ctx.pool)
+            side = _gradient_side(x, ctx.pool)
+            of_weight = _filter_gradient(side, shape, x, gradient, index).to(weight.dtype)
+        return of_x, of_weight, None
 
 
 class _Shape(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int64) for name in ("images", "height", "width", "inputs", "outputs", "threads")]
+    _fields_ = [
+        (name, ctypes.c_int64)
+        for name in ("images", "height", "width", "rows", "columns", "inputs", "outputs", "threads")
+    ]
+
+    @classmethod
+    def of(cls, x: Tensor, filters: int, pool: int = 1) -> "_Shape":
+        count, channels, *size = x.shape
+        return cls(count, *size, *_covered(x, pool), channels, filters, torch.get_num_threads())
 
     def turned(self) -> "_Shape":
         """Of the convolution that makes the gradient of the input."""
-        return _Shape(self.images, self.height, self.width, self.outputs, self.inputs, self.threads)
+        turned = _Shape.from_buffer_copy(self)
+        turned.inputs, turned.outputs = self.outputs, self.inputs
+        return turned
 
 
 def _convolve(
@@ -132,8 +146,7 @@ def _convolve(
         of_output, of_input, of_tap = of_input, of_output, -of_tap
         first += 8 * -of_tap * weight.element_size()
     filters = torch.empty((side + 2) ** 2 * -(-shape.outputs // LANES) * LANES * shape.inputs, dtype=x.dtype)
-    library, here = _library(side), ctypes.byref(shape)
-    assert library is not None
+    library, here = _libraries()[side], ctypes.byref(shape)
     apart = map(ctypes.c_int64, (of_output, of_input, of_tap))
     library.transform_filters(here, ctypes.c_void_p(first), *apart, address(filters))
     work = torch.empty(library.work_bytes(here, 0), dtype=torch.uint8)
@@ -142,8 +155,7 @@ def _convolve(
 
 def _filter_gradient(side: int, shape: _Shape, x: Tensor, gradient: Tensor, index: Tensor | None) -> Tensor:
     """Of weights, (K, C, 3, 3) float32. x, gradient: in channels-last memory format; index: as in `_convolve`."""
-    library, here, transform = _library(side), ctypes.byref(shape), _filter_transform(side)
-    assert library is not None
+    library, here, transform = _libraries()[side], ctypes.byref(shape), _filter_transform(side)
     total = torch.empty(len(transform), shape.inputs * shape.outputs, dtype=torch.float32)
     work = torch.empty(library.work_bytes(here, 1), dtype=torch.uint8)
     library.filter_gradient(here, *map(address, (x, gradient, index, total, work)))
@@ -155,10 +167,26 @@ def _empty(like: Tensor, channels: int, size: Sequence[int]) -> Tensor:
     return torch.empty(shape, dtype=like.dtype, memory_format=torch.channels_last)
 
 
-def _side(x: Tensor) -> int:
-    """Outputs of a tile, a side, for which the map takes the fewest products; those of the largest count more."""
-    height, width = x.shape[2:]
-    return min(POINTS, key=lambda m: -(-height // m) * -(-width // m) * (m + 2) ** 2 * ROUNDED[m])
+def _covered(x: Tensor, pool: int) -> list[int]:
+    """Rows and columns of the outputs that whole windows hold; of others nothing is used."""
+    return [length // pool * pool for length in x.shape[2:]]
+
+
+def _cost(x: Tensor, side: int, pool: int = 1) -> float:
+    """Of the products by tiles of `side` outputs a side."""
+    return math.prod(-(-length // side) for length in _covered(x, pool)) * (side + 2) ** 2 * COST[side]
+
+
+def _side(x: Tensor, pool: int = 1) -> int:
+    """Of the tiles that convolve x at the lowest cost. A window of 2 by 2 lies whole in one of them."""
+    sides = (side for side in COST if side <= LARGEST and side % pool == 0)
+    return min(sides, key=lambda side: _cost(x, side, pool))
+
+
+def _gradient_side(x: Tensor, pool: int = 1) -> int:
+    """Of the tiles that make a gradient: with the `pool` of the convolution that of its filters, with 1 that of x, all
+    of whose pixels have one."""
+    return min(COST, key=lambda side: _cost(x, side, pool))
 
 
 @cache
@@ -169,7 +197,7 @@ def _filter_transform(side: int) -> Tensor:
 
 
 def matrices(side: int) -> tuple[list[list[float]], list[list[float]], list[list[float]]]:
-    """B' (N, N), A' (side, N) and G (N, 3) of tiles of `side` outputs, N = side + 2.
+    """B' (N, N), A (N, side) and G (N, 3) of tiles of `side` outputs, N = side + 2.
 
     Outputs are values of a product of polynomials turned round (Toom and Cook, transposed). The rows of B' and G are of
     length 1, A' makes up for it: so no place is rounded more coarsely than others.
@@ -188,7 +216,7 @@ def matrices(side: int) -> tuple[list[list[float]], list[list[float]], list[list
     lengths = [(math.hypot(*row), math.hypot(*taps)) for row, taps in zip(inputs, filters, strict=True)]
     return (
         [[factor / length for factor in row] for row, (length, _) in zip(inputs, lengths, strict=True)],
-        [[row[at] * a * b for row, (a, b) in zip(outputs, lengths, strict=True)] for at in range(side)],
+        [[power * a * b for power in row] for row, (a, b) in zip(outputs, lengths, strict=True)],
         [[factor / length for factor in row] for row, (_, length) in zip(filters, lengths, strict=True)],
     )
 
@@ -201,14 +229,10 @@ def _polynomial(roots: Sequence[float]) -> list[float]:
     return factors
 
 
-def _library(side: int) -> ctypes.CDLL | None:
-    """The C code for tiles of `side` outputs a side; None where it cannot be had."""
-    return _libraries()[side]
-
-
 @cache
-def _libraries() -> dict[int, ctypes.CDLL | None]:
-    """Of all sides, compiled at once: a net needs several, and its first step waits for them."""
+def _libraries() -> dict[int, ctypes.CDLL]:
+    """The C code by the outputs of a tile, a side; empty where any cannot be had. All are compiled at once: a net needs
+    several, and its first step waits for them."""
 
     def load(side: int) -> ctypes.CDLL | None:
         inputs, outputs, filters = map(_rows, matrices(side))
@@ -218,7 +242,8 @@ def _libraries() -> dict[int, ctypes.CDLL | None]:
         return library
 
     with ThreadPoolExecutor(len(POINTS)) as pool:
-        return dict(zip(POINTS, pool.map(load, POINTS), strict=True))
+        found = {side: library for side, library in zip(POINTS, pool.map(load, POINTS), strict=True) if library}
+    return found if len(found) == len(POINTS) else {}
 
 
 def _rows(matrix: list[list[float]]) -> str:

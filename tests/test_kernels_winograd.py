@@ -13,9 +13,9 @@ from speedrun.models.layers import Conv
 from speedrun.models.speednet import Group
 
 BF16 = torch.bfloat16
-# What rounding may lose, root mean square, by outputs of a tile: of large maps it loses 0.7, 1.1 and 2.5 %.
-LOST = {3: 0.013, 4: 0.022, 5: 0.04}
-runs = pytest.mark.skipif(winograd._library(4) is None, reason="no AVX512-BF16 or no C compiler")
+# What rounding may lose, root mean square, by outputs of a tile: of large maps it loses 0.7, 1.1, 2.4, 5 and 12 %.
+LOST = {3: 0.013, 4: 0.022, 5: 0.04, 6: 0.09, 7: 0.16}
+runs = pytest.mark.skipif(not winograd._libraries(), reason="no AVX512-BF16 or no C compiler")
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -29,7 +29,8 @@ def lost(found: Tensor, exact: Tensor) -> float:
 
 @pytest.mark.parametrize("side", winograd.POINTS)
 def test_the_matrices_make_a_correlation(side: int):
-    inputs, outputs, filters = winograd.matrices(side)
+    inputs, by_point, filters = winograd.matrices(side)
+    outputs = [list(row) for row in zip(*by_point, strict=True)]
     pixels, taps = [Fraction(3 * n * n - 7) for n in range(side + 2)], [Fraction(n) for n in (2, -5, 11)]
 
     def times(matrix: list[list[float]], column: list[Fraction]) -> list[Fraction]:
@@ -38,12 +39,16 @@ def test_the_matrices_make_a_correlation(side: int):
     products = [a * b for a, b in zip(times(inputs, pixels), times(filters, taps), strict=True)]
     wanted = [sum(pixels[at + tap] * taps[tap] for tap in range(3)) for at in range(side)]
     assert [float(each) for each in times(outputs, products)] == pytest.approx([float(each) for each in wanted])
+    lone = side % 2 == 0  # the point 0; the rows of p and -p, which follow, are made of each other
+    for matrix in (inputs, by_point, filters):
+        for row, opposite in zip(matrix[lone:-1:2], matrix[lone + 1 : -1 : 2], strict=True):
+            assert opposite == pytest.approx([(-1) ** at * factor for at, factor in enumerate(row)])
 
 
 @runs
 @pytest.mark.parametrize("pool", [1, 2])
 @pytest.mark.parametrize(
-    ("height", "width"), [(1, 1), (2, 2), (3, 3), (5, 5), (5, 9), (6, 6), (7, 7), (15, 15), (31, 2)]
+    ("height", "width"), [(1, 1), (2, 2), (3, 3), (5, 5), (5, 9), (6, 6), (7, 7), (11, 12), (13, 13), (15, 15), (31, 2)]
 )
 @pytest.mark.parametrize(("channels", "filters"), [(16, 32), (24, 64), (40, 48), (136, 16)])
 @pytest.mark.parametrize("count", [1, 70])
@@ -56,7 +61,7 @@ def test_result_and_gradients_are_those_of_a_convolution(
     weight = (random(filters, channels, 3, 3, seed=1) / 16).requires_grad_()
     exact = [each.detach().double().requires_grad_() for each in (x, weight)]
     expected, ours = F.conv2d(*exact, padding=1), winograd.winograd(x, weight, pool)
-    most = LOST[4 if pool == 2 else winograd._side(x)]
+    most = LOST[winograd._side(x, pool)]
     gradient = random(*ours.shape, seed=2)
     spread = gradient.double()
     if pool == 2:  # of nearly equal values another may be the largest: the gradient is that of those that were taken
@@ -71,14 +76,15 @@ def test_result_and_gradients_are_those_of_a_convolution(
         assert lost(ours, expected.detach()) < most
     assert ours.is_contiguous(memory_format=torch.channels_last)
     of_ours = torch.autograd.grad(ours, (x, weight), gradient)
-    for found, wanted in zip(of_ours, torch.autograd.grad(expected, exact, spread), strict=True):
+    sides = winograd._gradient_side(x), winograd._gradient_side(x, pool)
+    for found, wanted, side in zip(of_ours, torch.autograd.grad(expected, exact, spread), sides, strict=True):
         assert (found.shape, found.dtype) == (wanted.shape, BF16)
-        assert lost(found, wanted) < most
+        assert lost(found, wanted) < LOST[side]
 
 
 @runs
-@pytest.mark.parametrize("pool", [1, 2])
-def test_what_is_loaded_and_stored_ends_with_the_map(pool: int):
+@pytest.mark.parametrize(("pool", "side"), [*((1, side) for side in winograd.POINTS), (2, 4), (2, 6)])
+def test_what_is_loaded_and_stored_ends_with_the_map(pool: int, side: int):
     """Beyond the ends of maps lie numbers that would be seen in a result, and that must stay."""
 
     def guarded(shape: tuple[int, ...], dtype: torch.dtype, guard: float) -> tuple[Tensor, Tensor]:
@@ -91,8 +97,7 @@ def test_what_is_loaded_and_stored_ends_with_the_map(pool: int):
     around, y = guarded((5, 40, 6 // pool, 7 // pool), BF16, torch.inf)
     around_index, index = guarded(tuple(y.shape), torch.uint8, 77)
     weight = random(40, 24, 3, 3, seed=2)
-    shape = winograd._Shape(5, 6, 7, 24, 40, 2)
-    winograd._convolve(4, shape, x, None, weight, y, index if pool == 2 else None)
+    winograd._convolve(side, winograd._Shape.of(x, 40, pool), x, None, weight, y, index if pool == 2 else None)
     assert y.isfinite().all()
     assert around[:128].isposinf().all()
     assert around[-128:].isposinf().all()
@@ -100,10 +105,15 @@ def test_what_is_loaded_and_stored_ends_with_the_map(pool: int):
         assert index.max() < 4
         assert {*around_index[:128].tolist(), *around_index[-128:].tolist()} == {77}
     around_x, of_x = guarded((5, 24, 6, 7), BF16, torch.inf)
-    winograd._convolve(4, shape.turned(), y, index if pool == 2 else None, weight, of_x, None, transposed=True)
+    places = index if pool == 2 else None
+    winograd._convolve(side, winograd._Shape.of(x, 40).turned(), y, places, weight, of_x, None, transposed=True)
     assert of_x.isfinite().all()
     assert around_x[:128].isposinf().all()
     assert around_x[-128:].isposinf().all()
+    _, gradient = guarded((5, 48, *y.shape[2:]), BF16, torch.inf)  # of filters a multiple of 16
+    gradient.copy_(random(*gradient.shape))
+    places = torch.zeros_like(gradient, dtype=torch.uint8) if pool == 2 else None
+    assert winograd._filter_gradient(side, winograd._Shape.of(x, 48, pool), x, gradient, places).isfinite().all()
 
 
 @runs
@@ -223,10 +233,8 @@ def test_it_is_for_processors_that_it_was_timed_on(features: set[str], monkeypat
 
 
 @runs
-@pytest.mark.parametrize(("side", "pools"), [(15, True), (7, True), (6, False), (5, False), (2, False)])
-def test_a_group_pools_while_convolving_where_windows_lie_in_tiles(
-    side: int, pools: bool, monkeypatch: pytest.MonkeyPatch
-):
+@pytest.mark.parametrize(("side", "pools"), [(15, True), (7, True), (6, True), (5, True), (3, False), (2, False)])
+def test_a_group_pools_while_convolving_where_that_is_faster(side: int, pools: bool, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(native, "has", lambda feature: feature == "avx512_bf16")
     group, x = Group(16, 32, 2, "gelu"), random(40, 16, side, side)
     assert winograd.pays(x, group.convs[0].weight, 2) == pools
@@ -236,4 +244,4 @@ def test_a_group_pools_while_convolving_where_windows_lie_in_tiles(
     assert (2 in taken) == pools
     expected = group(x.float())
     assert ours.shape == expected.shape
-    assert lost(ours, expected.detach().double()) < 0.05
+    assert lost(ours, expected.detach().double()) < 0.1  # two convolutions by tiles of up to six outputs
