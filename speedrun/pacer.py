@@ -67,12 +67,16 @@ class Pacer:
         """Seconds that the newest step was expected to take before any was seen."""
         return self._calibrated[self._newest]
 
-    def plan(self, seconds_left: float) -> int:
-        """Steps from here to the end that fit `seconds_left`; at least one. Keeps the last plan within tolerance."""
+    def fitting(self, seconds_left: float) -> int:
+        """Steps from here to the end that fit `seconds_left`; at least one."""
         fits = self._fitting(seconds_left)
         if self.max_steps is not None:
             fits = min(fits, float(self.max_steps - self.steps))
-        steps = max(1, int(fits))
+        return max(1, int(fits))
+
+    def plan(self, seconds_left: float) -> int:
+        """Steps from here to the end that fit `seconds_left`; at least one. Keeps the last plan within tolerance."""
+        steps = self.fitting(seconds_left)
         if self.steps_left is None or abs(steps - self.steps_left) > TOLERANCE * self.steps_left:
             self.steps_left = steps
         return self.steps_left

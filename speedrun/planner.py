@@ -7,7 +7,7 @@ Standard library only.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from speedrun import compilation
@@ -76,13 +76,14 @@ class Plan:
     """What will be trained, what is expected of it and why it was chosen.
 
     dials: every config field that the planner filled in or found filled in, by dotted name. epochs: about how many
-    passes over the training images fit, None without a deadline.
+    passes over the training images fit, None without a deadline. rung: where the table knows what these dials reach.
     """
 
     dials: Mapping[str, Any]
     epochs: float | None
     expected_accuracy: float | None
     reason: str
+    rung: Rung | None = field(default=None, repr=False)
 
     @property
     def tta(self) -> str:
@@ -108,6 +109,13 @@ class Plan:
     def apply(self, config: Config) -> Config:
         """`config` with every open choice filled in."""
         return override(config, dict(self.dials))
+
+    def timed(self, epochs: float, images: int) -> "Plan":
+        """This plan of `images` images, now that its own steps were timed and as many epochs fit."""
+        if self.rung is None or self.epochs is None or self.expected_accuracy is None:
+            return self
+        now, before = (self.rung.expected(count * _epoch_flops(self.rung, images)) for count in (epochs, self.epochs))
+        return replace(self, epochs=epochs, expected_accuracy=self.expected_accuracy + now - before)
 
     def plain(self) -> dict[str, Any]:
         """The plan as JSON values, for the record."""
@@ -171,7 +179,7 @@ def choose(config: Config, situation: Situation, seconds: float | None, *, rungs
         reason = f"{rung.source if rung.batches else 'dials as asked'}, of which the table knows nothing"
     if wished > most and config.batch_size is not None:
         reason += f"; batch_size {wished} cut to {most}, as many as {situation.images} images give a step"
-    return Plan(dials, epochs, expected, reason)
+    return Plan(dials, epochs, expected, reason, rung if trusted else None)
 
 
 def seconds_for(

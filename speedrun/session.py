@@ -25,7 +25,7 @@ from speedrun.pressure import Pressure
 from speedrun.screen import Screen
 from speedrun.signals import Interrupted, Signals
 from speedrun.snapshot import Snapshot
-from speedrun.summary import percent
+from speedrun.summary import percent, rounded
 from speedrun.trainee import Trainee, build
 from speedrun.training import Training
 from speedrun.validation import Validator
@@ -141,6 +141,22 @@ class Session:
         self.pacer = Pacer(self.trainee.stages, self.costs.step, max_steps=self._max_steps())
         if self.world.leads:
             self._check_budget()
+            self._expect()
+
+    def _expect(self) -> None:
+        """Tell what the net's own steps let expect, where that is not what the plan did: they are a better measure of
+        the machine than the probe, by which the net was chosen."""
+        if self.clock.deadline is None or self.resumed is not None:
+            return
+        steps = self.pacer.fitting(self.clock.remaining() - self.reserve())
+        if steps == self.pacer.max_steps:  # as planned: a limit ends the run, not the clock
+            return
+        images = len(self.machine.train_images)
+        planned, self.plan = self.plan, self.plan.timed(steps * self.trainee.batch_size / images, images)
+        self.outcome.plan = self.plan
+        epochs, expected = self.plan.epochs, self.plan.expected_accuracy
+        if self.plan != planned and epochs is not None and expected is not None:
+            self.screen.note(f"timed  about {rounded(epochs, 2)} epochs fit; about {percent(expected, 1)} expected")
 
     def _max_steps(self) -> int | None:
         """The steps that the config allows: by number, by epochs, or by what its target is expected to take."""

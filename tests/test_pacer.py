@@ -53,6 +53,12 @@ def slower(times: float, since: float) -> Slowdown:
     return lambda share: times if share > since else 1.0
 
 
+def test_what_fits_is_told_without_being_planned():
+    pacer = Pacer(stages((24,)), {Work(24): 0.05}, max_steps=100)
+    assert (pacer.fitting(2.0), pacer.fitting(60.0), pacer.fitting(0.0)) == (40, 100, 1)
+    assert pacer.steps_left is None
+
+
 @pytest.mark.parametrize("seconds", [7.5, 30.0, 300.0])
 @pytest.mark.parametrize("sizes", [(32,), SIZES, (24, 24, 32, 32)])
 def test_steady_steps_use_97_percent_of_the_time_and_never_more(sizes: tuple[int, ...], seconds: float):

@@ -1,12 +1,16 @@
-"""A run that aims at an accuracy: its seconds, its refusals, and what it says of a target that it missed."""
+"""A run that aims at an accuracy: its seconds, its refusals, and what it says of a target that it missed; and what is
+expected of seconds alone."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
+from conftest import Paced
 from processes import one_line, speedrun
 
-from speedrun import planner, run, rungs
+from speedrun import planner, run, rungs, session
+from speedrun.calibrate import Costs, calibrate
 from speedrun.config import Config
 from speedrun.errors import UsageError
 from speedrun.machine import Machine
@@ -87,3 +91,24 @@ def test_a_target_on_other_images_is_refused(tiny_data: Path, tmp_path: Path):
     ended = speedrun("--device=cpu", f"--dataset={tiny_data}", "--target=0.9", "--quiet", cwd=tmp_path)
     assert (ended.code, ended.stdout) == (2, "")
     assert "a target needs CIFAR-10" in one_line(ended.stderr)
+
+
+@pytest.mark.clock
+def test_what_is_expected_is_of_the_nets_own_steps_once_they_were_timed(
+    known: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], paced: Paced
+):
+    """The probe promises all that the net can learn; its steps turn out to be slow."""
+    seconds = paced(6)
+
+    def slow(*args):
+        found = calibrate(*args)
+        return Costs(dict.fromkeys(found.step, seconds / 30), found.view)
+
+    monkeypatch.setattr(session, "calibrate", slow)
+    open_config = dataclasses.replace(known, seconds=float(seconds), quiet=False, out=tmp_path / "run")
+    record = run.train(open_config).record
+    planned, timed, *_ = map(float, re.findall(r"about ([\d.]+) % expected", capsys.readouterr().out))
+    assert (planned, record["plan"]["expected_accuracy"]) == (95.0, record["expected_accuracy"])
+    assert timed == pytest.approx(100 * record["expected_accuracy"], abs=0.06)
+    assert timed < 90
+    assert 0 < record["plan"]["epochs"] < 30 * 50 / 600
