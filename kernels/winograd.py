@@ -9,9 +9,9 @@ convolution loses 0.2 %. So outputs take no tiles of 7. Gradients do, of filters
 bfloat16 alone changes the filters' by 5 to 11 %, all tiles together by 10 to 18 %, another batch by 100 %.
 
 `winograd.c` does it all. Two cores of an AMD EPYC of family 25, 1,000 images, forward / gradient of the input / of the
-filters, ms, oneDNN and this: 24 -> 64 channels at 31 pixels, pooled here, 60 / 84 / 80 and 30 / 41 / 36, 64 -> 256 at 15,
-pooled, 146 / 138 / 190 and 56 / 55 / 50, 256 -> 256 at 7 110 / 110 / 151 and 50 / 34 / 48, at 3 20 / 21 / 45 and
-10 / 10 / 15.
+filters, ms, oneDNN and this, the first two pooled: 24 -> 64 channels at 31 pixels 60 / 84 / 80 and 30 / 41 / 36,
+64 -> 256 at 15 146 / 138 / 190 and 56 / 55 / 50, 256 -> 256 at 7 110 / 110 / 151 and 50 / 34 / 48, at 3 20 / 21 / 45
+and 10 / 10 / 15.
 """
 
 import ctypes
