@@ -40,7 +40,7 @@ POINTS = {
 # What a product of a tile costs, with its share of the transforms and a penalty, chosen, for coarser rounding.
 COST = {3: 1.0, 4: 1.0, 5: 1.2, 6: 1.2, 7: 1.4}
 LARGEST = 6  # tile for outputs
-POOLING = 1.2  # times what a convolution takes are it and pooling apart
+POOLING = 1.2  # a convolution and pooling apart take so many times the convolution alone
 LANES = 16  # channels of a vector
 LEAST_SIDE = 3  # of a map for which this is the faster way
 
