@@ -83,6 +83,15 @@ def test_result_and_gradients_are_those_of_a_convolution(
 
 
 @runs
+@pytest.mark.parametrize("side", [7, 13, 14])
+def test_outputs_are_rounded_less_coarsely_than_gradients_may_be(side: int):
+    x, weight = random(4, 64, side, side), random(64, 64, 3, 3, seed=1)
+    assert winograd._gradient_side(x) == 7
+    exact = F.conv2d(x.double(), weight.double(), padding=1)
+    assert lost(winograd.winograd(x, weight), exact) < LOST[6]
+
+
+@runs
 @pytest.mark.parametrize(("pool", "side"), [*((1, side) for side in winograd.POINTS), (2, 4), (2, 6)])
 def test_what_is_loaded_and_stored_ends_with_the_map(pool: int, side: int):
     """Beyond the ends of maps lie numbers that would be seen in a result, and that must stay."""
