@@ -22,6 +22,7 @@ class Outcome:
     status: str = "failed"
     machine: "Machine | None" = None
     plan: "Plan | None" = None
+    expected_accuracy: float | None = None
     compile_warm: bool | None = None
     parameters: int | None = None
     steps: int = 0
@@ -68,7 +69,7 @@ class Outcome:
             "warm": {"data": machine.dataset.warm if machine else None, "compile": self.compile_warm},
             "accuracy": self.accuracy,
             "accuracy_plain": self.accuracy_plain,
-            "expected_accuracy": plan.expected_accuracy if plan else None,
+            "expected_accuracy": self.expected_accuracy,
             "epochs": self.epochs,
             "steps": self.steps,
             "parameters": self.parameters,

@@ -76,7 +76,8 @@ class Plan:
     """What will be trained, what is expected of it and why it was chosen.
 
     dials: every config field that the planner filled in or found filled in, by dotted name. epochs: about how many
-    passes over the training images fit, None without a deadline. rung: where the table knows what these dials reach.
+    passes over the training images fit, None without a deadline. rung: the table's net, None where it knows nothing of
+    these dials.
     """
 
     dials: Mapping[str, Any]
@@ -93,16 +94,22 @@ class Plan:
     def uncertain_share(self) -> float:
         return self.dials["uncertain_share"]
 
+    @property
+    def promise(self) -> str:
+        """How long it trains and what is expected of it, for a person; empty where neither is known."""
+        epochs, expected = self.epochs, self.expected_accuracy
+        texts = [] if epochs is None else [f"about {rounded(epochs, 2)} epochs"]
+        return "; ".join(texts if expected is None else [*texts, f"about {percent(expected, 1)} expected"])
+
     def lines(self) -> list[str]:
         """What was chosen and why, for a person."""
         depth = f", depth {as_text(self.dials['model.depth'], '/')}" if "model.depth" in self.dials else ""
         net = f"widths {as_text(self.dials['model.widths'], '/')}{depth}"
         momentum = f", momentum {self.dials[MOMENTUM]:g}" if MOMENTUM in self.dials else ""
         learns = f"{as_text(self.dials['resolutions'])} pixels, cutout {self.dials['augment.cutout']}{momentum}"
-        epochs = "" if self.epochs is None else f", about {rounded(self.epochs, 2)} epochs"
-        expected = "" if self.expected_accuracy is None else f"; about {percent(self.expected_accuracy, 1)} expected"
+        promise = f", {self.promise}" if self.promise else ""
         return [
-            f"plan  {net}, batch {self.dials['batch_size']}, {learns}{epochs}{expected}",
+            f"plan  {net}, batch {self.dials['batch_size']}, {learns}{promise}",
             f"why  {self.reason}; compile {self.dials['compile']}, views at test {self.tta}",
         ]
 
@@ -111,11 +118,14 @@ class Plan:
         return override(config, dict(self.dials))
 
     def timed(self, epochs: float, images: int) -> "Plan":
-        """This plan of `images` images, now that its own steps were timed and as many epochs fit."""
-        if self.rung is None or self.epochs is None or self.expected_accuracy is None:
+        """This plan of `images` images, now that its own steps were timed and as many epochs fit: itself where nothing
+        was known of them."""
+        if self.rung is None or self.epochs is None:
             return self
-        now, before = (self.rung.expected(count * _epoch_flops(self.rung, images)) for count in (epochs, self.epochs))
-        return replace(self, epochs=epochs, expected_accuracy=self.expected_accuracy + now - before)
+        if self.expected_accuracy is None:
+            return replace(self, epochs=epochs)
+        expected = _expected(self.rung, epochs * _epoch_flops(self.rung, images), self.tta, self.uncertain_share)
+        return replace(self, epochs=epochs, expected_accuracy=expected)
 
     def plain(self) -> dict[str, Any]:
         """The plan as JSON values, for the record."""
@@ -281,14 +291,19 @@ def _offer(config: Config, rung: Rung, tta: str, mode: str, situation: Situation
         speed *= compiling.gain
     share = _share(config)
     seen = 1 + share * (VIEWS[tta] - 1)
-    lost = VIEWS_GAIN * max(0.0, 1 - share / UNCERTAIN_SHARE) if tta == "full" else VIEWS_GAIN
     whole = speed * (seconds - spent)
     calibration = min(situation.calibration_flops(rung, rung.dials["resolutions"]), CALIBRATION_SHARE * whole)
     flops = whole - calibration - seen * situation.scored * rung.forward_flops
     if flops <= 0:
         return _Offer(0.0, 0.0, 0.0, rung, tta, mode)
     used = min(flops, _most_epochs(config, rung, situation.images) * _epoch_flops(rung, situation.images))
-    return _Offer(max(0.0, rung.expected(used) - lost), flops, used, rung, tta, mode)
+    return _Offer(_expected(rung, used, tta, share), flops, used, rung, tta, mode)
+
+
+def _expected(rung: Rung, flops: float, tta: str, share: float) -> float:
+    """Accuracy of a net at a cost, with the views that `share` of the images get; the table's is with all of them."""
+    lost = VIEWS_GAIN * max(0.0, 1 - share / UNCERTAIN_SHARE) if tta == "full" else VIEWS_GAIN
+    return max(0.0, rung.expected(flops) - lost)
 
 
 def _share(config: Config) -> float:

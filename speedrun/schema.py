@@ -104,7 +104,7 @@ RUN: Table = {
     ),
     "accuracy": Field(float, "fraction of the scored images, with test views", null="unfinished", low=0, high=1),
     "accuracy_plain": Field(float, "the same without test views", null="unfinished", low=0, high=1),
-    "expected_accuracy": Field(float, "what the plan promised, if it did", null="always", low=0, high=1),
+    "expected_accuracy": Field(float, "what its timed steps promised, or else its plan", null="always", low=0, high=1),
     "epochs": Field(float, "passes over the training images", low=0),
     "steps": Field(int, "steps taken", low=0),
     "parameters": Field(int, "of the net", null="unfinished", low=1),

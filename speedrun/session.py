@@ -25,7 +25,7 @@ from speedrun.pressure import Pressure
 from speedrun.screen import Screen
 from speedrun.signals import Interrupted, Signals
 from speedrun.snapshot import Snapshot
-from speedrun.summary import percent, rounded
+from speedrun.summary import percent
 from speedrun.trainee import Trainee, build
 from speedrun.training import Training
 from speedrun.validation import Validator
@@ -85,7 +85,7 @@ class Session:
         """Fill in what the config leaves open, from the seconds that are left. UsageError where they cannot suffice."""
         self.plan = self.world.decide(self._choose_plan)
         self.config = self.plan.apply(self.config)
-        self.outcome.plan = self.plan
+        self.outcome.plan, self.outcome.expected_accuracy = self.plan, self.plan.expected_accuracy
         return self.plan
 
     def _choose_plan(self) -> planner.Plan:
@@ -141,22 +141,6 @@ class Session:
         self.pacer = Pacer(self.trainee.stages, self.costs.step, max_steps=self._max_steps())
         if self.world.leads:
             self._check_budget()
-            self._expect()
-
-    def _expect(self) -> None:
-        """Tell what the net's own steps let expect, where that is not what the plan did: they are a better measure of
-        the machine than the probe, by which the net was chosen."""
-        if self.clock.deadline is None or self.resumed is not None:
-            return
-        steps = self.pacer.fitting(self.clock.remaining() - self.reserve())
-        if steps == self.pacer.max_steps:  # as planned: a limit ends the run, not the clock
-            return
-        images = len(self.machine.train_images)
-        planned, self.plan = self.plan, self.plan.timed(steps * self.trainee.batch_size / images, images)
-        self.outcome.plan = self.plan
-        epochs, expected = self.plan.epochs, self.plan.expected_accuracy
-        if self.plan != planned and epochs is not None and expected is not None:
-            self.screen.note(f"timed  about {rounded(epochs, 2)} epochs fit; about {percent(expected, 1)} expected")
 
     def _max_steps(self) -> int | None:
         """The steps that the config allows: by number, by epochs, or by what its target is expected to take."""
@@ -210,6 +194,7 @@ class Session:
             if self.folder is not None:
                 metrics.rewind(self.folder / "metrics.jsonl", self.pacer.steps)
                 (self.folder / "result.json").unlink(missing_ok=True)
+        self._renew_expectation()
         self.signals.gentle = True
         began = self.clock.now(), self.outcome.images, self.world.waited
         with metrics.MetricsWriter(None if self.folder is None else self.folder / "metrics.jsonl") as writer:
@@ -219,6 +204,22 @@ class Session:
         self._rate(*began)
         self.outcome.status = "complete" if finished and not self._signalled() else "interrupted"
         self.training.step.settle()
+
+    def _renew_expectation(self) -> None:
+        """Expect what as many steps reach as the net's own timed ones promise, and tell it where it reads otherwise
+        than the plan. They measure the machine better than the probe did, by which the net was chosen; the plan stays
+        as it was made."""
+        timed = self.world.decide(self._timed_plan)
+        self.outcome.expected_accuracy = timed.expected_accuracy
+        if timed.promise != self.plan.promise:
+            self.screen.note(f"timed  {timed.promise}")
+
+    def _timed_plan(self) -> planner.Plan:
+        if self.clock.deadline is None:  # nothing was timed
+            return self.plan
+        steps = 0 if self.pacer.done else self.pacer.fitting(self.clock.remaining() - self.reserve())
+        epochs = self.outcome.epochs + steps / self.training.stream.batches_per_epoch
+        return self.plan.timed(epochs, len(self.machine.train_images))
 
     def _rate(self, began: float, images: int, waited: float) -> None:
         """Tell each rank's speed while it did not wait for the others, from how things stood when training began."""

@@ -319,22 +319,6 @@ def test_nothing_is_expected_where_what_is_learned_was_changed(changes: dict[str
     assert plan(60, configs.override(Config(), changes)).expected_accuracy is None
 
 
-def test_once_its_steps_were_timed_a_plan_expects_what_as_many_epochs_reach():
-    chosen = plan(100)
-    assert chosen.epochs is not None
-    for epochs in (0.3, chosen.epochs, 5.0):
-        timed = chosen.timed(epochs, 50_000)
-        assert timed == replace(chosen, epochs=epochs, expected_accuracy=timed.expected_accuracy)
-        assert expectation(timed) == pytest.approx(expectation(plan(10_000, Config(epochs=epochs), rungs=(LARGE,))))
-    assert widths(chosen) == LARGE.dials["model.widths"]
-
-
-@pytest.mark.parametrize("nothing", [{"seconds": None}, {"seconds": 100, "known": False}])
-def test_what_promised_nothing_promises_nothing_once_timed(nothing: dict[str, Any]):
-    chosen = plan(**nothing)
-    assert chosen.timed(3.0, 50_000) == chosen
-
-
 def test_of_a_resumed_run_what_it_has_trained_is_expected_too():
     def expected(seconds: float, trained: float) -> float:
         clock = Clock(seconds)
