@@ -97,9 +97,12 @@ class Plan:
     @property
     def promise(self) -> str:
         """How long it trains and what is expected of it, for a person; empty where neither is known."""
-        epochs, expected = self.epochs, self.expected_accuracy
-        texts = [] if epochs is None else [f"about {rounded(epochs, 2)} epochs"]
-        return "; ".join(texts if expected is None else [*texts, f"about {percent(expected, 1)} expected"])
+        texts = []
+        if self.epochs is not None:
+            texts.append(f"about {rounded(self.epochs, 2)} epochs")
+        if self.expected_accuracy is not None:
+            texts.append(f"about {percent(self.expected_accuracy, 1)} expected")
+        return "; ".join(texts)
 
     def lines(self) -> list[str]:
         """What was chosen and why, for a person."""
@@ -118,8 +121,8 @@ class Plan:
         return override(config, dict(self.dials))
 
     def timed(self, epochs: float, images: int) -> "Plan":
-        """This plan of `images` images, now that its own steps were timed and as many epochs fit: itself where nothing
-        was known of them."""
+        """This plan, now that its own steps were timed and so many epochs of `images` images fit. Unchanged without a
+        deadline, and where the table does not know these dials."""
         if self.rung is None or self.epochs is None:
             return self
         if self.expected_accuracy is None:

@@ -104,7 +104,7 @@ RUN: Table = {
     ),
     "accuracy": Field(float, "fraction of the scored images, with test views", null="unfinished", low=0, high=1),
     "accuracy_plain": Field(float, "the same without test views", null="unfinished", low=0, high=1),
-    "expected_accuracy": Field(float, "what its timed steps promised, or else its plan", null="always", low=0, high=1),
+    "expected_accuracy": Field(float, "by the timed steps; before training, the plan's", null="always", low=0, high=1),
     "epochs": Field(float, "passes over the training images", low=0),
     "steps": Field(int, "steps taken", low=0),
     "parameters": Field(int, "of the net", null="unfinished", low=1),
@@ -112,7 +112,7 @@ RUN: Table = {
     "flops_per_second": Field(float, "of the probe: this machine's speed", null="unfinished", required=False, low=0),
     "dtype": Field(str, "of the forward pass", null="unfinished"),
     "dtype_reason": Field(str, "why this dtype", null="unfinished"),
-    "plan": Field(dict, "what the planner decided", null="unfinished"),
+    "plan": Field(dict, "what the planner decided, before a step was timed", null="unfinished"),
     "world_size": Field(int, "processes that trained", low=1),
     "backend": Field(
         str, "by which they exchanged gradients, or a job's results", required=False, choices=("gloo", "nccl")

@@ -206,9 +206,8 @@ class Session:
         self.training.step.settle()
 
     def _renew_expectation(self) -> None:
-        """Expect what as many steps reach as the net's own timed ones promise, and tell it where it reads otherwise
-        than the plan. They measure the machine better than the probe did, by which the net was chosen; the plan stays
-        as it was made."""
+        """Expect what the steps reach that fit by their calibrated seconds, and tell it where it reads otherwise than
+        the plan. The probe, by which the net was chosen, was of another net; the plan stays as it was made."""
         timed = self.world.decide(self._timed_plan)
         self.outcome.expected_accuracy = timed.expected_accuracy
         if timed.promise != self.plan.promise:
@@ -218,8 +217,8 @@ class Session:
         if self.clock.deadline is None:  # nothing was timed
             return self.plan
         steps = 0 if self.pacer.done else self.pacer.fitting(self.clock.remaining() - self.reserve())
-        epochs = self.outcome.epochs + steps / self.training.stream.batches_per_epoch
-        return self.plan.timed(epochs, len(self.machine.train_images))
+        batches = self.training.stream.batches_per_epoch
+        return self.plan.timed(self.outcome.epochs + steps / batches, batches * self.trainee.batch_size)
 
     def _rate(self, began: float, images: int, waited: float) -> None:
         """Tell each rank's speed while it did not wait for the others, from how things stood when training began."""

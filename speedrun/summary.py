@@ -11,11 +11,10 @@ def summary_rows(record: Mapping[str, Any], files: Path | None) -> list[tuple[st
     """What a run's summary says, as labels and texts. Leaves out what an unfinished run does not know."""
     accuracy, plain, device = record["accuracy"], record["accuracy_plain"], record["device"] or {}
     views = f" with test views, {percent(plain)} without" if plain is not None and plain != accuracy else ""
-    expected = record.get("expected_accuracy")
     rows = [
         ("accuracy", "not evaluated" if accuracy is None else percent(accuracy) + views),
         ("target", _target_text(record)),
-        ("expected", "" if expected is None else percent(expected)),
+        ("expected", _expected_text(record)),
         ("time", _time_text(record)),
         ("device", _device_text(device)),
         ("dtype", f"{record['dtype']}: {record['dtype_reason']}" if record["dtype"] else ""),
@@ -76,6 +75,13 @@ def _target_text(record: Mapping[str, Any]) -> str:
     return f"{percent(target)} was the target{missed}"
 
 
+def _expected_text(record: Mapping[str, Any]) -> str:
+    expected, planned = record.get("expected_accuracy"), (record["plan"] or {}).get("expected_accuracy")
+    if expected is None:
+        return ""
+    return percent(expected) + ("" if planned in (None, expected) else f", {percent(planned)} before steps were timed")
+
+
 def _time_text(record: Mapping[str, Any]) -> str:
     budget, fetched = record["budget_seconds"], record["fetch_seconds"]
     used = f"{record['wall_seconds']:.1f} s" if budget is None else f"{record['wall_seconds']:.1f} of {budget:g} s"
@@ -110,7 +116,7 @@ def _rate_text(record: Mapping[str, Any]) -> str:
 
 
 def _plan_texts(plan: Mapping[str, Any]) -> list[str]:
-    texts = ((name, _value_text(value)) for name, value in plan.items())
+    texts = ((name, _value_text(value)) for name, value in plan.items() if name != "expected_accuracy")
     return [f"{name} {text}" for name, text in texts if text]
 
 

@@ -68,32 +68,34 @@ def renewed(
     train_seconds: float | None = 100.5,
     step_seconds: float = 1.0,
     batches: int = 500,
+    batch_size: int | None = None,
     max_steps: int | None = None,
     validation_seconds: float = 0.0,
-    gone: tuple[float, float] = (0.0, 0.0),
+    gone: tuple[float, int] = (0.0, 0),
 ) -> tuple[float | None, list[str]]:
     """What a run of `made` expects, and what it tells of that.
 
     train_seconds: what training may take, validation included; None without a deadline. batches: of an epoch.
-    gone: progress and epochs of the run that is resumed.
+    batch_size: what fills them, if not given. gone: progress and steps of the run that is resumed.
     """
     told: list[str] = []
     clock, work = Clock(None, start=0.0, now=lambda: 0.0), Work(32)
     session = Session(
         Config(),
-        cast(Any, SimpleNamespace(train_images=range(IMAGES))),
+        cast(Any, None),
         clock,
         Ledger(clock.start),
         cast(Any, SimpleNamespace(note=told.append)),
         signals=cast(Any, None),
-        outcome=Outcome(epochs=gone[1]),
+        outcome=Outcome(epochs=gone[1] / batches),
         folder=None,
         may_settle_threads=False,
         charge=lambda _: None,
     )
     session.plan, session.costs = made, Costs({work: step_seconds}, 0.0)
     session.pacer = Pacer([Stage(1.0, work)], session.costs.step, max_steps=max_steps)
-    session.pacer.progress = gone[0]
+    session.pacer.go_on(*gone, max_steps)
+    session.trainee = cast(Any, SimpleNamespace(batch_size=batch_size or IMAGES // batches))
     session.training = cast(Any, SimpleNamespace(stream=SimpleNamespace(batches_per_epoch=batches)))
     if train_seconds is not None:
         clock.seconds = train_seconds + session.reserve()
@@ -123,11 +125,21 @@ def test_what_reads_as_the_plan_did_is_not_told():
 
 
 def test_a_limit_that_the_plan_thought_out_of_reach_is_expected():
-    assert renewed(MADE, step_seconds=0.01, max_steps=150) == after(150 / 500)
+    assert MADE.epochs is not None
+    assert MADE.epochs < 400 / 500
+    assert renewed(MADE, step_seconds=0.01, max_steps=400) == after(400 / 500)
 
 
 def test_epochs_are_of_the_batch_that_is_trained():
     assert renewed(MADE, batches=1000) == after(100 / 1000)
+
+
+def test_an_epoch_leaves_out_what_does_not_fill_a_batch():
+    told = MADE.timed(100 / 48, 48 * 1024).promise
+    assert renewed(MADE, batches=48, batch_size=1024)[1] == [f"timed  {told}"]
+    assert renewed(MADE, step_seconds=10.0, batches=48, batch_size=1024)[0] == pytest.approx(
+        LARGE.expected(10 * 1024 * 3 * LARGE.forward_flops * (24**2 + 32**2) / (2 * 32**2))
+    )
 
 
 def test_the_seconds_of_validation_train_nothing():
@@ -135,8 +147,9 @@ def test_the_seconds_of_validation_train_nothing():
 
 
 def test_a_resumed_run_expects_what_it_has_trained_too():
-    assert renewed(MADE, gone=(0.5, 0.3)) == after(0.3 + 100 / 500)
-    assert renewed(MADE, gone=(1.0, 0.3)) == after(0.3)
+    assert renewed(MADE, gone=(0.5, 150)) == after(150 / 500 + 100 / 500)
+    assert renewed(MADE, gone=(0.5, 150), max_steps=200) == after(200 / 500)
+    assert renewed(MADE, gone=(1.0, 150)) == after(150 / 500)
 
 
 def test_without_a_deadline_a_run_expects_what_its_target_did():

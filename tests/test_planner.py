@@ -331,12 +331,13 @@ def test_of_a_resumed_run_what_it_has_trained_is_expected_too():
             ledger,
             screen=cast(Any, None),
             signals=cast(Any, None),
-            outcome=Outcome(),
+            outcome=(outcome := Outcome()),
             folder=None,
             may_settle_threads=False,
             charge=lambda _: None,
         )
-        return expectation(session.choose_plan())
+        assert expectation(session.choose_plan()) == outcome.expected_accuracy
+        return expectation(session.plan)
 
     assert expected(100, 500) == pytest.approx(expected(600, 0), abs=1e-4)
     assert expected(100, 500) > expected(100, 0) + 0.01

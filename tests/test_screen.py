@@ -21,7 +21,7 @@ from test_record import a_run
 
 from speedrun import live, screen
 from speedrun.screen import LineScreen, Progress
-from speedrun.summary import rounded
+from speedrun.summary import rounded, summary_rows
 
 ROOT = Path(__file__).parent.parent
 BIG = Progress(
@@ -209,6 +209,24 @@ def test_the_summary_says_how_the_run_went():
         for words in (*said, "SYNTHETIC", "width 0.5", "sides 24 32", "2.0 s more", "some-folder"):
             assert words in text
         assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("timed", "planned", "row"),
+    [
+        (0.9, 0.9, "90.00 %"),
+        (0.9, 0.91, "90.00 %, 91.00 % before steps were timed"),
+        (0.9, None, "90.00 %"),
+        (None, None, None),
+    ],
+)
+def test_the_summary_tells_what_was_expected_first_where_that_was_something_else(
+    timed: float | None, planned: float | None, row: str | None
+):
+    run = a_run(expected_accuracy=timed, plan={"batch_size": 500, "expected_accuracy": planned})
+    rows = dict(summary_rows(run, None))
+    assert rows.get("expected") == row
+    assert rows["plan"] == "batch_size 500"
 
 
 def test_the_summary_of_a_run_cut_short_leaves_out_what_is_not_known():
