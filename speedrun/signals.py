@@ -2,9 +2,13 @@
 
 import os
 import signal
+import sys
 import threading
 from types import FrameType, TracebackType
 from typing import Any
+
+# After what time a signal is sent once more whose exception was lost: the callback that lost it is over by then.
+AGAIN_SECONDS = 0.05
 
 
 class Interrupted(BaseException):
@@ -21,7 +25,8 @@ class Interrupted(BaseException):
 class Signals:
     """Context manager that handles SIGINT and SIGTERM while a run is on, and restores the handlers after it.
 
-    While `gentle` is True a signal only sets `received`, and the loop looks at it; otherwise it raises `Interrupted`.
+    While `gentle` is True a signal only sets `received`, and the loop looks at it; otherwise it raises `Interrupted`,
+    a little later where the interpreter would drop it: in a finaliser or the callback of a weak reference.
     In a thread other than the main one, where Python allows no handlers, nothing is handled.
     """
 
@@ -29,6 +34,7 @@ class Signals:
         self.received: int | None = None
         self.gentle = False
         self._previous: dict[int, Any] = {}
+        self._told = sys.unraisablehook
 
     @property
     def exit_code(self) -> int:
@@ -39,6 +45,7 @@ class Signals:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._handle)
+            self._told, sys.unraisablehook = sys.unraisablehook, self._lost
         return self
 
     def __exit__(
@@ -46,6 +53,8 @@ class Signals:
     ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        if self._previous:
+            sys.unraisablehook = self._told
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
@@ -53,3 +62,13 @@ class Signals:
         self.received = number
         if not self.gentle:
             raise Interrupted(number)
+
+    def _lost(self, unraisable: "sys.UnraisableHookArgs") -> None:
+        """Send the signal once more whose exception was lost: imports have many weak references, with callbacks."""
+        if not isinstance(unraisable.exc_value, Interrupted):
+            self._told(unraisable)
+            return
+        number, self.received = self.received, None
+        again = threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), number))
+        again.daemon = True
+        again.start()

@@ -4,8 +4,11 @@ import contextlib
 import json
 import os
 import signal
+import sys
 import threading
 import time
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,6 +44,43 @@ def test_otherwise_a_signal_raises_what_no_except_exception_swallows(number: sig
     with Signals() as signals, pytest.raises(Interrupted):
         careless()
     assert signals.received == number
+
+
+class Thing:
+    """May be referred to weakly."""
+
+
+def in_a_callback(number: signal.Signals) -> None:
+    thing = Thing()
+    reference = weakref.ref(thing, lambda _: os.kill(os.getpid(), number))
+    del thing
+    assert reference() is None
+
+
+def in_a_finaliser(number: signal.Signals) -> None:
+    class Final:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), number)
+
+    Final()
+
+
+@BOTH
+@pytest.mark.parametrize("lose", [in_a_callback, in_a_finaliser])
+def test_a_signal_whose_exception_is_lost_comes_once_more(
+    number: signal.Signals, lose: Callable[[signal.Signals], None], capfd: pytest.CaptureFixture[str]
+):
+    def wait() -> None:
+        lose(number)
+        time.sleep(20)
+        pytest.fail("lost")
+
+    before = sys.unraisablehook
+    with Signals() as signals, pytest.raises(Interrupted):
+        wait()
+    assert signals.received == number
+    assert capfd.readouterr().err == ""
+    assert sys.unraisablehook is before
 
 
 @BOTH
