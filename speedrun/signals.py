@@ -35,6 +35,7 @@ class Signals:
         self.gentle = False
         self._previous: dict[int, Any] = {}
         self._told = sys.unraisablehook
+        self._again: threading.Timer | None = None
 
     @property
     def exit_code(self) -> int:
@@ -51,6 +52,10 @@ class Signals:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._again:  # whoever handles signals next has nothing to do with this one
+            self.gentle = True
+            self._again.cancel()
+            self._again.join()
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         if self._previous:
@@ -65,10 +70,15 @@ class Signals:
 
     def _lost(self, unraisable: "sys.UnraisableHookArgs") -> None:
         """Send the signal once more whose exception was lost: imports have many weak references, with callbacks."""
-        if not isinstance(unraisable.exc_value, Interrupted):
+        lost = unraisable.exc_value
+        if not isinstance(lost, Interrupted):
             self._told(unraisable)
             return
-        number, self.received = self.received, None
-        again = threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), number))
-        again.daemon = True
-        again.start()
+        self._again = threading.Timer(AGAIN_SECONDS, self._send, (lost.exit_code - 128,))
+        self._again.daemon = True
+        self._again.start()
+
+    def _send(self, number: int) -> None:
+        if not self.gentle:  # else the loop sees what was received
+            self.received = None
+            os.kill(os.getpid(), number)

@@ -16,7 +16,7 @@ from processes import TINY_NET, one_line, run, start
 
 from speedrun import record
 from speedrun.predictor import load
-from speedrun.signals import Interrupted, Signals
+from speedrun.signals import AGAIN_SECONDS, Interrupted, Signals
 
 pytestmark = pytest.mark.clock
 
@@ -83,12 +83,32 @@ def test_a_signal_whose_exception_is_lost_comes_once_more(
     assert sys.unraisablehook is before
 
 
+def test_a_lost_signal_does_not_come_once_more_after_its_handler_is_gone():
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    try:
+        with Signals() as signals:
+            in_a_callback(signal.SIGTERM)
+        time.sleep(3 * AGAIN_SECONDS)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (came, signals.received) == ([], signal.SIGTERM)
+
+
+def test_a_lost_signal_is_seen_by_a_loop_that_looks_and_not_taken_for_a_second_one():
+    with Signals() as signals:
+        in_a_callback(signal.SIGTERM)
+        signals.gentle = True
+        time.sleep(3 * AGAIN_SECONDS)
+        assert signals.received == signal.SIGTERM
+
+
 @BOTH
 @pytest.mark.parametrize("gentle", [True, False])
 def test_S1_the_second_signal_leaves_at_once(number: signal.Signals, gentle: bool):
     code = f"""
 import os, time
-from speedrun.signals import Interrupted, Signals
+from speedrun.signals import AGAIN_SECONDS, Interrupted, Signals
 with Signals() as signals:
     signals.gentle = {gentle}
     for _ in range(2):
