@@ -108,7 +108,7 @@ def test_a_lost_signal_is_seen_by_a_loop_that_looks_and_not_taken_for_a_second_o
 def test_S1_the_second_signal_leaves_at_once(number: signal.Signals, gentle: bool):
     code = f"""
 import os, time
-from speedrun.signals import AGAIN_SECONDS, Interrupted, Signals
+from speedrun.signals import Interrupted, Signals
 with Signals() as signals:
     signals.gentle = {gentle}
     for _ in range(2):
